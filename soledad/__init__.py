@@ -1,0 +1,1 @@
+"""Synchronization Of Locally Encrypted Documents Among Devices."""

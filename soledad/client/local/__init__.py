@@ -1,0 +1,1 @@
+"""The stores on this device: the only SQL of the client."""

@@ -1,0 +1,1 @@
+"""What only key holders do: bytes to bytes."""

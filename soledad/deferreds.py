@@ -1,0 +1,225 @@
+"""
+The bridge to Twisted: coroutines as bodies of methods, and blocking work in threads.
+
+What blocks (SQL, a KDF, an fsync) is handed to a `Worker`.  No thread waits for the reactor: a thread's work is a
+function that returns, and what follows it happens on the reactor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable
+from enum import Enum
+from functools import wraps
+from threading import Event, Lock
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def deferred(body: Callable[P, Coroutine[Deferred[Any], Any, T]]) -> Callable[P, Deferred[T]]:
+    """Let a coroutine function return a `Deferred` that has already started."""
+
+    @wraps(body)
+    def start(*args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        return Deferred.fromCoroutine(body(*args, **kwargs))
+
+    return start
+
+
+def unawaited(work: Deferred[Any]) -> None:
+    """Say that nobody waits for ``work`` here: its callbacks take care of whatever comes."""
+
+
+_STILL_RUNNING = object()
+
+
+def outlasting(work: Deferred[T], stop: Callable[[], object]) -> Deferred[T]:
+    """
+    Return a Deferred that fires as ``work`` does and never before it, not even when it is cancelled.
+
+    A plain `Deferred` fires at once when it is cancelled, while what it stands for may still run.  Here cancelling
+    calls ``stop()``, which asks the work to end, and then the outcome of the work is waited for: it is a
+    `CancelledError` if the work heeded the request, or its result if it was past the point where it could.
+    """
+    waiter: Deferred[Any]
+
+    def wait() -> Deferred[Any]:
+        nonlocal waiter
+        waiter = Deferred(cancelled)
+        # Firing with the mark and answering it with another Deferred keeps whoever waits waiting.
+        return waiter.addCallback(lambda result: wait() if result is _STILL_RUNNING else result)
+
+    def cancelled(one: Deferred[Any]) -> None:
+        stop()
+        if not one.called:
+            one.callback(_STILL_RUNNING)
+
+    first = wait()
+    unawaited(work.addBoth(lambda result: waiter.callback(result)))
+    return first
+
+
+class Worker(Protocol):
+    """Where blocking calls run."""
+
+    def run(self, call: Callable[..., T], *args: Any, stop: Event | None = None) -> Deferred[T]:
+        """
+        Call ``call(*args)`` off the reactor's thread.
+
+        Cancelling before it began: it never runs.  Cancelling later: ``stop`` is set, for a call that looks at it
+        and then raises `CancelledError`; in any case the Deferred fires when the call has ended, as it ended.
+        """
+
+    def report(self, call: Callable[..., object], *args: Any) -> None:
+        """Call ``call(*args)`` on the reactor's thread, soon; from any thread."""
+
+
+class _Stage(Enum):
+    """How far a call in a thread is."""
+
+    WAITING = 1
+    STARTED = 2
+    DROPPED = 3
+
+
+@define(eq=False)
+class ThreadWorker:
+    """A `Worker` with threads of its own: at most ``threads``, started when there is work."""
+
+    _reactor: IReactorFromThreads
+    _pool: ThreadPool
+
+    @classmethod
+    def start(cls, reactor: IReactorFromThreads, threads: int, name: str) -> ThreadWorker:
+        """Make a worker that runs up to ``threads`` calls at a time."""
+        pool = ThreadPool(minthreads=0, maxthreads=threads, name=name)
+        pool.start()
+        return cls(reactor, pool)
+
+    def run(self, call: Callable[..., T], *args: Any, stop: Event | None = None) -> Deferred[T]:
+        """See `Worker.run`."""
+        work: Deferred[T] = Deferred()
+        stage, lock = _Stage.WAITING, Lock()
+
+        def in_thread() -> T:
+            nonlocal stage
+            with lock:
+                if stage is _Stage.DROPPED:
+                    raise CancelledError()
+                stage = _Stage.STARTED
+            return call(*args)
+
+        def cancelled() -> None:
+            nonlocal stage
+            with lock:
+                if stage is _Stage.WAITING:
+                    stage = _Stage.DROPPED
+            if stop is not None:
+                stop.set()
+
+        def ended(success: bool, result: Any) -> None:
+            # The failure is made in the thread, where its traceback is; here it only travels.
+            self._reactor.callFromThread(work.callback, result)
+
+        self._pool.callInThreadWithCallback(ended, in_thread)
+        return outlasting(work, cancelled)
+
+    def report(self, call: Callable[..., object], *args: Any) -> None:
+        """See `Worker.report`."""
+        self._reactor.callFromThread(call, *args)
+
+    def close(self) -> None:
+        """End the threads.  Whoever calls this waited for the work first, or it waits here."""
+        self._pool.stop()
+
+
+class InPlace:
+    """A `Worker` without threads, for tests: each call has ended when `run` returns."""
+
+    def run(self, call: Callable[..., T], *args: Any, stop: Event | None = None) -> Deferred[T]:
+        """See `Worker.run`."""
+        work: Deferred[T] = Deferred()
+        try:
+            work.callback(call(*args))
+        except BaseException:
+            work.errback(Failure())
+        return work
+
+    def report(self, call: Callable[..., object], *args: Any) -> None:
+        """See `Worker.report`."""
+        call(*args)
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+@define(eq=False)
+class Serial:
+    """Lets one call after the other have its turn, in the order in which they asked."""
+
+    _last: Deferred[None] | None = field(default=None, init=False)
+
+    def run(self, body: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> Deferred[T]:
+        """Run ``body()`` when all earlier ones have ended, however they ended."""
+        before, done = self._last, Deferred[None]()
+        self._last = done
+
+        async def turn() -> T:
+            try:
+                if before is not None:
+                    await _ended(before)
+                return await body()
+            finally:
+                _pass_on(before, done)
+
+        def _pass_on(earlier: Deferred[None] | None, mine: Deferred[None]) -> None:
+            # A turn that was cancelled while it waited must not let the next one overtake those before it.
+            if earlier is None or earlier.called:
+                mine.callback(None)
+            else:
+                unawaited(earlier.addCallback(lambda ignored: mine.callback(None)))
+
+        return Deferred.fromCoroutine(turn())
+
+
+def _ended(event: Deferred[None]) -> Deferred[None]:
+    """Wait for a Deferred that others wait for too: cancelling this wait leaves the event alone."""
+    waiter: Deferred[None] = Deferred()
+
+    def fired(result: None) -> None:
+        if not waiter.called:
+            waiter.callback(None)
+
+    unawaited(event.addCallback(fired))
+    return waiter
+
+
+async def gather(works: Iterable[Deferred[T]]) -> list[T]:
+    """
+    Wait until every one of ``works`` has ended; then return their results, or raise the first failure.
+
+    Cancelling it cancels them all, and still waits for them.
+    """
+    pending = list(works)
+    outcomes: list[Any] = []
+    cancelled = False
+    for work in pending:
+        try:
+            outcomes.append(await work.addErrback(lambda failure: failure))
+        except CancelledError as error:
+            outcomes.append(Failure(error))
+        if not cancelled and isinstance(outcomes[-1], Failure) and outcomes[-1].check(CancelledError):
+            cancelled = True
+            for other in pending:
+                other.cancel()
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            outcome.raiseException()
+    return cast("list[T]", outcomes)

@@ -1,0 +1,1 @@
+"""The server: keeps what it cannot read."""

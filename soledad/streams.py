@@ -1,0 +1,453 @@
+"""
+Streams of bytes between the reactor and blocking code, with back-pressure, in bounded memory.
+
+`WorkerConsumer` takes what a producer writes and lets a blocking function handle it; `WorkerProducer` reads from a
+blocking function and writes to a consumer.  All streams of one client or server share a `Budget` of buffers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IConsumer, IPushProducer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
+from zope.interface import implementer
+
+from soledad.deferreds import Worker, unawaited
+from soledad.errors import WrongLength
+
+#: Bytes that are read at a time, and the least when buffers are scarce.
+PIECE, LEAST = 256 * 1024, 16 * 1024
+#: A consumer asks its producer to pause above HIGH bytes that wait to be handled, and to go on below LOW.
+HIGH, LOW = 1024 * 1024, 256 * 1024
+#: Bytes that all streams together may hold before each of them gets less.
+BUDGET = 24 * 1024 * 1024
+#: Seconds between two reports of progress.
+REPORT_INTERVAL = 0.1
+
+_log = Logger()
+
+
+@define(eq=False)
+class Budget:
+    """
+    How many bytes the buffers of all streams hold together.
+
+    It never makes a stream wait that has nothing buffered, so that streams whose peers are slow cannot starve the
+    others: above the limit pieces get small, and consumers pause as soon as they have something to handle.
+    """
+
+    limit: int = BUDGET
+    used: int = field(default=0, init=False)
+    _paused: deque[Callable[[], None]] = field(factory=deque, init=False)
+
+    @property
+    def crowded(self) -> bool:
+        """Tell whether the limit is reached."""
+        return self.used >= self.limit
+
+    def piece(self) -> int:
+        """Return how many bytes a stream should read next."""
+        return LEAST if self.crowded else PIECE
+
+    def take(self, size: int) -> None:
+        """Count ``size`` bytes that are now held."""
+        self.used += size
+
+    def give(self, size: int) -> None:
+        """Count ``size`` bytes that are held no more, and wake who waits for that."""
+        self.used -= size
+        for _ in range(len(self._paused)):
+            if self.crowded:
+                break
+            self._paused.popleft()()
+
+    def when_free(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` once there is room again."""
+        self._paused.append(wake)
+
+
+@implementer(IConsumer)
+@define(eq=False)
+class WorkerConsumer:
+    """
+    Hands the bytes that are written to it to a blocking function, one batch after the other.
+
+    ``handle`` gets a list of pieces and runs in the worker, never twice at a time.  While it runs, what comes
+    gathers for the next batch, so batches are as large as the speed of both sides makes them.
+    """
+
+    _worker: Worker
+    _handle: Callable[[list[bytes]], object]
+    _budget: Budget
+    _producer: Any = field(default=None, init=False)
+    _streaming: bool = field(default=True, init=False)
+    _pieces: list[bytes] = field(factory=list, init=False)
+    _pending: int = field(default=0, init=False)
+    _busy: bool = field(default=False, init=False)
+    _paused: bool = field(default=False, init=False)
+    _ended: bool = field(default=False, init=False)
+    _idle: Deferred[None] | None = field(default=None, init=False)
+    _failure: Failure | None = field(default=None, init=False)
+    #: Called with the failure when the handler fails, so that whoever writes can be stopped.
+    on_failure: Callable[[Failure], object] = field(default=lambda failure: None, init=False)
+    #: All bytes that were written so far.
+    received: int = field(default=0, init=False)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """See `IConsumer`."""
+        self._producer, self._streaming = producer, streaming
+        if not streaming:
+            producer.resumeProducing()
+
+    def unregisterProducer(self) -> None:
+        """See `IConsumer`."""
+        self._producer = None
+
+    def write(self, data: bytes) -> None:
+        """Take ``data``; after a failure it is dropped."""
+        if self._failure is not None or self._ended:
+            return
+        self._pieces.append(data)
+        self._pending += len(data)
+        self.received += len(data)
+        self._budget.take(len(data))
+        self._pump()
+        if not self._paused and (self._pending > HIGH or (self._budget.crowded and self._pending > 0)):
+            self._pause()
+
+    def finish(self) -> Deferred[None]:
+        """Fire when everything that was written has been handled; fail as the handler failed."""
+        self._idle = Deferred()
+        idle = self._idle
+        self._pump()
+        return idle
+
+    def abort(self) -> Deferred[None]:
+        """Drop what waits, take no more, and fire when the handler does not run any more."""
+        self._ended = True
+        self._drop()
+        done = self.finish()
+        return done.addErrback(lambda failure: None)
+
+    def _pump(self) -> None:
+        if self._busy:
+            return
+        if self._pieces and self._failure is None:
+            batch, self._pieces, self._busy = self._pieces, [], True
+            size = sum(map(len, batch))
+            unawaited(self._worker.run(self._handle, batch).addErrback(self._failed).addBoth(self._handled, size))
+        elif self._idle is not None:
+            idle, self._idle = self._idle, None
+            idle.callback(None) if self._failure is None else idle.errback(self._failure)
+
+    def _failed(self, failure: Failure) -> None:
+        self._failure = failure
+        self._drop()
+        self.on_failure(failure)
+
+    def _handled(self, ignored: object, size: int) -> None:
+        self._busy = False
+        self._release(size)
+        if self._pending < LOW:
+            if self._budget.crowded and self._paused:
+                self._budget.when_free(self._resume)
+            else:
+                self._resume()
+        self._pump()
+
+    def _drop(self) -> None:
+        self._release(sum(map(len, self._pieces)))
+        self._pieces = []
+
+    def _release(self, size: int) -> None:
+        self._pending -= size
+        self._budget.give(size)
+
+    def _pause(self) -> None:
+        if self._producer is not None and self._streaming:
+            self._paused = True
+            self._producer.pauseProducing()
+
+    def _resume(self) -> None:
+        if self._producer is not None and (self._paused or not self._streaming):
+            self._paused = False
+            self._producer.resumeProducing()
+
+
+async def pour(producer: IBodyProducer, consumer: WorkerConsumer) -> int:
+    """
+    Let ``producer`` write all it has to ``consumer``; return the number of bytes once all of them were handled.
+
+    If either side fails, or this is cancelled, the other is stopped, and nothing runs any more when this ends.
+
+    :raise WrongLength: the producer gave more or fewer bytes than its ``length``.
+    """
+    outcome: Deferred[None] = Deferred()
+
+    def failed(failure: Failure) -> None:
+        if not outcome.called:
+            outcome.errback(failure)
+
+    def ended(ignored: object) -> None:
+        if not outcome.called:
+            outcome.callback(None)
+
+    consumer.on_failure = failed
+    produced = maybeDeferred(producer.startProducing, consumer)
+    unawaited(produced.addCallbacks(ended, failed))
+    try:
+        await outcome
+        await consumer.finish()
+        if producer.length is not UNKNOWN_LENGTH and consumer.received != producer.length:
+            raise WrongLength(producer.length, consumer.received)
+    except BaseException:
+        if not produced.called:
+            producer.stopProducing()
+        await consumer.abort()
+        raise
+    return consumer.received
+
+
+@implementer(IBodyProducer, IPushProducer)
+@define(eq=False)
+class WorkerProducer:
+    """
+    Writes what a blocking function reads to a consumer, and reads one piece ahead of it.
+
+    ``read(size)`` runs in the worker, never twice at a time, and returns about ``size`` bytes, none at the end.
+    ``close`` runs there too, once, after the last read, however it ends.
+    """
+
+    _worker: Worker
+    _read: Callable[[int], bytes]
+    _budget: Budget
+    #: Bytes there will be; a source that ends earlier or later fails with `WrongLength`.
+    length: Any = UNKNOWN_LENGTH
+    _close: Callable[[], object] = field(default=lambda: None, kw_only=True)
+    _on_sent: Callable[[int], object] = field(default=lambda size: None, kw_only=True)
+    _consumer: Any = field(default=None, init=False)
+    _done: Deferred[None] = field(factory=Deferred, init=False)
+    _closed: Deferred[None] = field(factory=Deferred, init=False)
+    _ready: bytes | None = field(default=None, init=False)
+    _held: int = field(default=0, init=False)
+    _sent: int = field(default=0, init=False)
+    _busy: bool = field(default=False, init=False)
+    _paused: bool = field(default=False, init=False)
+    _ended: bool = field(default=False, init=False)
+    _advancing: bool = field(default=False, init=False)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        """Write all to ``consumer``; fires when the last piece was written."""
+        self._consumer = consumer
+        self._advance()
+        return self._done
+
+    def pauseProducing(self) -> None:
+        """Write nothing until `resumeProducing`."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """Go on."""
+        self._paused = False
+        self._advance()
+
+    def stopProducing(self) -> None:
+        """Write nothing any more; the Deferred of `startProducing` does not fire then, as `IBodyProducer` has it."""
+        self._end(None)
+
+    def stopped(self) -> Deferred[None]:
+        """Stop, and fire when nothing is read any more and the source is closed."""
+        self._end(None)
+        return self._closed
+
+    def _advance(self) -> None:
+        # A loop, not recursion: a worker that runs in place has read the next piece when `_fetch` returns.
+        if self._advancing or self._consumer is None:
+            return
+        self._advancing = True
+        try:
+            while self._step():
+                pass
+        finally:
+            self._advancing = False
+
+    def _step(self) -> bool:
+        if self._ended or self._paused:
+            return False
+        if self._ready is None:
+            if not self._busy:
+                self._fetch()
+            return self._ready is not None
+        data, self._ready = self._ready, None
+        if data:
+            self._fetch()
+            self._deliver(data)
+        else:
+            self._end(self._complete())
+        return True
+
+    def _deliver(self, data: bytes) -> None:
+        self._sent += len(data)
+        self._held -= len(data)
+        self._budget.give(len(data))
+        self._consumer.write(data)
+        self._on_sent(len(data))
+
+    def _fetch(self) -> None:
+        self._busy = True
+        unawaited(self._worker.run(self._read, self._budget.piece()).addCallbacks(self._fetched, self._failed))
+
+    def _fetched(self, data: bytes) -> None:
+        self._busy = False
+        self._held += len(data)
+        self._budget.take(len(data))
+        if self._ended:
+            self._release()
+        else:
+            self._ready = data
+            self._advance()
+
+    def _failed(self, failure: Failure) -> None:
+        self._busy = False
+        if self._ended:
+            self._release()
+        else:
+            self._end(failure)
+
+    def _complete(self) -> Failure | bool:
+        if self.length is not UNKNOWN_LENGTH and self._sent != self.length:
+            return Failure(WrongLength(self.length, self._sent))
+        return True
+
+    def _end(self, outcome: Failure | bool | None) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if not self._busy:
+            self._release()
+        if isinstance(outcome, Failure):
+            self._done.errback(outcome)
+        elif outcome:
+            self._done.callback(None)
+
+    def _release(self) -> None:
+        self._ready = None
+        self._budget.give(self._held)
+        self._held = 0
+        unawaited(self._worker.run(self._close).addErrback(_logged).addBoth(lambda ignored: self._closed.callback(None)))
+
+
+async def send(producer: WorkerProducer, consumer: IConsumer) -> None:
+    """
+    Register ``producer`` with ``consumer`` and let it write all it has.
+
+    A failure or a cancellation stops it; nothing is read any more when this ends.
+    """
+    consumer.registerProducer(producer, True)
+    try:
+        await producer.startProducing(consumer)
+    finally:
+        consumer.unregisterProducer()
+        await producer.stopped()
+
+
+@implementer(IConsumer)
+@define(eq=False)
+class MemoryConsumer:
+    """Keeps what is written to it: for what is known to be small."""
+
+    _pieces: list[bytes] = field(factory=list, init=False)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """See `IConsumer`; a pull producer is not driven."""
+
+    def unregisterProducer(self) -> None:
+        """See `IConsumer`."""
+
+    def write(self, data: bytes) -> None:
+        """Keep ``data``."""
+        self._pieces.append(data)
+
+    def value(self) -> bytes:
+        """Return all that was written."""
+        return b"".join(self._pieces)
+
+
+@implementer(IBodyProducer)
+@define(eq=False)
+class BytesProducer:
+    """Writes bytes that are in memory already."""
+
+    _data: bytes = field(repr=False)
+
+    @property
+    def length(self) -> int:
+        """The number of bytes."""
+        return len(self._data)
+
+    def startProducing(self, consumer: Any) -> Deferred[None]:
+        """Write all at once."""
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """Everything is written already."""
+
+    def resumeProducing(self) -> None:
+        """Everything is written already."""
+
+    def stopProducing(self) -> None:
+        """Everything is written already."""
+
+
+@define(eq=False)
+class Progress:
+    """
+    Tells ``callback(done_bytes, total_bytes)`` how far long work is: on the reactor, at most ten times a second.
+
+    `add` and `at` may be called from any thread; `finished` tells the end once more, whatever was told before.
+    """
+
+    _worker: Worker
+    _callback: Callable[[int, int], object] | None
+    total: int = 0
+    done: int = field(default=0, init=False)
+    _told_at: float = field(default=float("-inf"), init=False)
+
+    def add(self, size: int) -> None:
+        """``size`` more bytes are done."""
+        self.at(self.done + size)
+
+    def at(self, done: int) -> None:
+        """``done`` bytes are done in all."""
+        self.done = done
+        now = monotonic()
+        if self._callback is not None and now - self._told_at >= REPORT_INTERVAL:
+            self._told_at = now
+            self._worker.report(self._tell, done, max(done, self.total))
+
+    def finished(self) -> None:
+        """All is done; called on the reactor's thread."""
+        if self._callback is not None:
+            self._told_at = float("inf")
+            self._tell(self.done, self.done)
+
+    def _tell(self, done: int, total: int) -> None:
+        # What the application does with the news must not harm the work.
+        try:
+            assert self._callback is not None
+            self._callback(done, total)
+        except Exception:
+            _log.failure("A progress callback failed")
+
+
+def _logged(failure: Failure) -> None:
+    _log.failure("A source could not be closed", failure=failure)

@@ -1,0 +1,1 @@
+"""What both ends agree on: bytes to values and back, without keys."""

@@ -1,0 +1,175 @@
+"""
+Paths and queries: the client builds them, the server parses them.
+
+Source: docs/spec/blobs-http.rst, "Paths".
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from binascii import Error as Base64Error
+from urllib.parse import urlencode
+
+from attrs import frozen
+
+from soledad.errors import BadRequest, InvalidIdentifier, Unauthorized
+from soledad.model.blob import ByteRange
+from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId, blob_id, namespace, user_id
+
+#: The version of the protocol; `GET /` tells it.
+PROTOCOL = 1
+#: The largest body, in bytes, of a request that is not a blob's.
+SMALL_BODY = 64 * 1024
+#: The largest sealed tombstone, in bytes.
+TOMBSTONE_LIMIT = 4096
+#: The longest list in one answer, and the usual one.
+PAGE_LIMIT, PAGE = 10_000, 1_000
+
+
+@frozen
+class BlobRoute:
+    """One blob: ``/blobs/{uuid}/{blob_id}?namespace=``."""
+
+    user: UserId
+    blob_id: BlobId
+    namespace: Namespace = DEFAULT
+
+    @property
+    def path(self) -> str:
+        """The path and query, as they go into a URL.  Identifiers need no quoting."""
+        return f"/blobs/{self.user}/{self.blob_id}?{urlencode({'namespace': self.namespace})}"
+
+    @classmethod
+    def parse(cls, segments: list[str], query: dict[str, str]) -> BlobRoute:
+        """:raise BadRequest: an identifier is not of its form."""
+        try:
+            user, blob = segments
+            return cls(user_id(user), blob_id(blob), namespace(query.get("namespace", DEFAULT)))
+        except (InvalidIdentifier, ValueError) as error:
+            raise BadRequest(str(error)) from error
+
+
+@frozen
+class ListRoute:
+    """A list of blobs: ``/blobs/{uuid}?...``; see `soledad.wire.listing` for the answer."""
+
+    user: UserId
+    namespace: Namespace = DEFAULT
+    #: ``date`` or ``+date`` (oldest first), ``-date``; none: by change.
+    order_by: str | None = None
+    filter_flag: str | None = None
+    #: List tombstones instead of blobs.
+    deleted: bool = False
+    only_count: bool = False
+    limit: int = PAGE
+    #: Opaque: all changes after it, or the next page of an ordered list.
+    since: str | None = None
+    after: str | None = None
+
+    @property
+    def path(self) -> str:
+        """The path and query, as they go into a URL."""
+        query = {
+            "namespace": self.namespace,
+            "order_by": self.order_by,
+            "filter_flag": self.filter_flag,
+            "deleted": "true" if self.deleted else None,
+            "only_count": "true" if self.only_count else None,
+            "limit": str(self.limit) if self.limit != PAGE else None,
+            "since": self.since,
+            "after": self.after,
+        }
+        told = {name: value for name, value in query.items() if value is not None}
+        return f"/blobs/{self.user}?{urlencode(told)}"
+
+    @classmethod
+    def parse(cls, segments: list[str], query: dict[str, str]) -> ListRoute:
+        """:raise BadRequest: an argument is not of its form, is unknown, or does not go with another."""
+        unknown = set(query) - {
+            "namespace", "order_by", "filter_flag", "deleted", "only_count", "limit", "since", "after",
+        }  # fmt: skip
+        if unknown:
+            raise BadRequest(f"unknown arguments: {', '.join(sorted(unknown))[:80]}")
+        try:
+            (user,) = segments
+            route = cls(
+                user_id(user),
+                namespace(query.get("namespace", DEFAULT)),
+                _one_of(query, "order_by", "date", "+date", "-date"),
+                _one_of(query, "filter_flag", "PENDING", "PROCESSING", "PROCESSED", "FAILED"),
+                _one_of(query, "deleted", "true", "false") == "true",
+                _one_of(query, "only_count", "true", "false") == "true",
+                _limit(query.get("limit")),
+                query.get("since"),
+                query.get("after"),
+            )
+        except (InvalidIdentifier, ValueError) as error:
+            raise BadRequest(str(error)) from error
+        if route.since is not None and (route.order_by is not None or route.after is not None):
+            raise BadRequest("since does not go with order_by or after")
+        return route
+
+
+def authorization(user: UserId, token: str) -> str:
+    """Return the value of the ``Authorization`` header."""
+    return "Token " + b64encode(f"{user}:{token}".encode()).decode("ascii")
+
+
+def parse_authorization(value: str) -> tuple[UserId, str]:
+    """:raise Unauthorized: it is not a value that `authorization` makes."""
+    scheme, _, encoded = value.partition(" ")
+    if scheme.lower() != "token":
+        raise Unauthorized()
+    try:
+        user, _, token = b64decode(encoded.strip(), validate=True).decode().partition(":")
+        if not token:
+            raise Unauthorized()
+        return user_id(user), token
+    except (Base64Error, UnicodeDecodeError, InvalidIdentifier, ValueError) as error:
+        raise Unauthorized() from error
+
+
+def format_range(wanted: ByteRange) -> str:
+    """Return the value of a ``Range`` header (RFC 9110, section 14.2)."""
+    stop = "" if wanted.length is None else str(wanted.start + wanted.length - 1)
+    return f"bytes={wanted.start}-{stop}"
+
+
+def parse_range(value: str, size: int) -> ByteRange | None:
+    """
+    Return the one range that a ``Range`` header asks of ``size`` bytes (RFC 9110, section 14.2).
+
+    `None`: the header is to be ignored: another unit, several ranges, or not well-formed.  A range that cannot be
+    satisfied is returned with a ``length`` of 0.
+    """
+    unit, _, spec = value.partition("=")
+    first, dash, last = spec.strip().partition("-")
+    if unit.strip().lower() != "bytes" or not dash or not (_digits(first) and _digits(last)) or not (first or last):
+        return None
+    if not first:
+        length = min(int(last), size)
+        return ByteRange(size - length, length)
+    start = int(first)
+    stop = int(last) + 1 if last else size
+    if last and stop <= start:
+        return None
+    return ByteRange(start, max(0, min(stop, size) - start))
+
+
+def _digits(text: str) -> bool:
+    return not text or (text.isascii() and text.isdigit() and len(text) <= 18)
+
+
+def _one_of(query: dict[str, str], name: str, *allowed: str) -> str | None:
+    value = query.get(name)
+    if value is not None and value not in allowed:
+        raise BadRequest(f"{name} must be one of {', '.join(allowed)}")
+    return value
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return PAGE
+    if not text or not _digits(text) or not 1 <= int(text) <= PAGE_LIMIT:
+        raise BadRequest(f"limit must be 1 to {PAGE_LIMIT}")
+    return int(text)
