@@ -56,6 +56,16 @@ class InvalidDocId(UsageError):
 
 
 @frozen(str=False)
+class InvalidPassphrase(UsageError):
+    """The passphrase is empty, or is no text."""
+
+
+@frozen(str=False)
+class InvalidRecoveryCode(UsageError):
+    """The recovery code is not one, or is mistyped."""
+
+
+@frozen(str=False)
 class InvalidJSON(UsageError):
     """The text is not a JSON object."""
 
