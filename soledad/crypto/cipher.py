@@ -29,7 +29,7 @@ class KeyMaterial:
 
     secret: bytes = field(repr=False)
     #: Random bytes, or none for a keyring's key.
-    account_id: bytes = b""
+    account_id: bytes = field(default=b"", repr=False)
     #: Its public name, which containers bear.
     key_id: bytes = field(init=False)
 
