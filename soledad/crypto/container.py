@@ -194,7 +194,7 @@ class Chunks:
         parsed = Header.parse(header)
         layout = Layout.of_size(size, context.purpose.floor, parsed.log2)
         cipher = Cipher.behind(parsed, keys, context, expected_commitment)
-        length = int.from_bytes(_open_stream(cipher, layout, layout.tail, tail)[-TRAILER_SIZE:], "big")
+        length = _trailer(cipher, layout, tail)
         if Layout.of_data(length, context.purpose.floor, parsed.log2) != layout:
             raise MalformedContainer("trailer")
         return cls(cipher, layout, length)
@@ -365,20 +365,15 @@ def tail_place(context: Context, header: Buffer, size: int) -> ByteRange:
     return layout.place_of(layout.tail)
 
 
-def _open_stream(cipher: Cipher, layout: Layout, chunks: range, sealed: Buffer) -> bytes:
-    """Return what ``chunks``, which ``sealed`` begins with, hold of the stream."""
-    view = memoryview(sealed).cast("B")
-    stream = bytearray()
-    for index in chunks:
-        start, stop = layout.stream_part(index)
-        size = stop - start + TAG_SIZE
-        if len(view) < size:
-            raise AuthenticationFailed(index)
-        plain = bytearray(stop - start)
-        cipher.open_into(index, view[:size], memoryview(plain))
-        stream += plain
-        view = view[size:]
-    return bytes(stream)
+def _trailer(cipher: Cipher, layout: Layout, tail: Buffer) -> int:
+    """Return the length that the last chunk ends with. :raise AuthenticationFailed: it is not what was sealed."""
+    (index,) = layout.tail
+    start, stop = layout.stream_part(index)
+    if memoryview(tail).nbytes != stop - start + TAG_SIZE:
+        raise AuthenticationFailed(index)
+    plain = bytearray(stop - start)
+    cipher.open_into(index, tail, memoryview(plain))
+    return int.from_bytes(plain[-TRAILER_SIZE:], "big")
 
 
 def seal(material: KeyMaterial, context: Context, salt: bytes, data: Buffer, log2: int = CHUNK_LOG2) -> bytes:

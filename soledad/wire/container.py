@@ -156,10 +156,10 @@ class Layout:
         :raise MalformedContainer: no container has this size.
         """
         whole, last = divmod(size - HEADER_SIZE, (1 << log2) + TAG_SIZE)
-        stream = (whole << log2) + last - TAG_SIZE
-        if size < HEADER_SIZE or last < TAG_SIZE or stream < floor + TRAILER_SIZE:
+        padded = (whole << log2) + last - TAG_SIZE - TRAILER_SIZE
+        if last < TAG_SIZE or padded < floor or padded != max(floor, padme(padded)):
             raise MalformedContainer("size")
-        return cls(stream, log2)
+        return cls(padded + TRAILER_SIZE, log2)
 
     def stream_part(self, index: int) -> tuple[int, int]:
         """Return start and stop, in the stream, of what chunk ``index`` holds."""
@@ -185,5 +185,5 @@ class Layout:
 
     @property
     def tail(self) -> range:
-        """The chunk or the two chunks that hold the trailer."""
-        return self.chunks_of(self.stream - TRAILER_SIZE, self.stream)
+        """The last chunk: as what is padded has a multiple of 16 bytes, it holds the whole trailer."""
+        return range(self.chunks - 1, self.chunks)
