@@ -7,14 +7,15 @@ function that returns, and what follows it happens on the reactor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections import deque
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from enum import Enum
 from functools import wraps
 from threading import Event, Lock
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
@@ -104,7 +105,9 @@ class ThreadWorker:
         return cls(reactor, pool)
 
     def run(self, call: Callable[..., T], *args: Any, stop: Event | None = None) -> Deferred[T]:
-        """See `Worker.run`."""
+        """See `Worker.run`; after `close` it fails, as a pool that has ended would forget the call."""
+        if self._pool.joined:
+            return fail(RuntimeError("the threads have ended"))
         work: Deferred[T] = Deferred()
         stage, lock = _Stage.WAITING, Lock()
 
@@ -164,41 +167,65 @@ class InPlace:
 class Serial:
     """Lets one call after the other have its turn, in the order in which they asked."""
 
-    _last: Deferred[None] | None = field(default=None, init=False)
+    _busy: bool = field(default=False, init=False)
+    _waiting: deque[Deferred[None]] = field(factory=deque, init=False)
+    _passing: bool = field(default=False, init=False)
 
     def run(self, body: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> Deferred[T]:
-        """Run ``body()`` when all earlier ones have ended, however they ended."""
-        before, done = self._last, Deferred[None]()
-        self._last = done
+        """Run ``body()`` when all earlier ones have ended, however they ended; one cancelled before that never runs."""
 
         async def turn() -> T:
+            await self._my_turn()
             try:
-                if before is not None:
-                    await _ended(before)
                 return await body()
             finally:
-                _pass_on(before, done)
-
-        def _pass_on(earlier: Deferred[None] | None, mine: Deferred[None]) -> None:
-            # A turn that was cancelled while it waited must not let the next one overtake those before it.
-            if earlier is None or earlier.called:
-                mine.callback(None)
-            else:
-                unawaited(earlier.addCallback(lambda ignored: mine.callback(None)))
+                self._pass_on()
 
         return Deferred.fromCoroutine(turn())
 
+    def _my_turn(self) -> Deferred[None]:
+        if not self._busy and not self._waiting:
+            self._busy = True
+            return succeed(None)
+        waiter: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(waiter)
+        return waiter
 
-def _ended(event: Deferred[None]) -> Deferred[None]:
-    """Wait for a Deferred that others wait for too: cancelling this wait leaves the event alone."""
-    waiter: Deferred[None] = Deferred()
+    def _pass_on(self) -> None:
+        self._busy = False
+        # A loop, not recursion: many turns in a row may end at once, such as those of a closed store.
+        if self._passing:
+            return
+        self._passing = True
+        try:
+            while self._waiting and not self._busy:
+                self._busy = True
+                self._waiting.popleft().callback(None)
+        finally:
+            self._passing = False
 
-    def fired(result: None) -> None:
-        if not waiter.called:
-            waiter.callback(None)
 
-    unawaited(event.addCallback(fired))
-    return waiter
+@define(eq=False)
+class SerialByKey:
+    """A `Serial` for each key, as long as anybody uses it."""
+
+    _serials: dict[Hashable, tuple[Serial, int]] = field(factory=dict, init=False)
+
+    async def run(self, key: Hashable, body: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+        """Run ``body()`` when all earlier ones of the same key have ended, however they ended."""
+        serial, users = self._serials.get(key, (Serial(), 0))
+        self._serials[key] = serial, users + 1
+        try:
+            return await serial.run(body)
+        finally:
+            _, users = self._serials.pop(key)
+            if users > 1:
+                self._serials[key] = serial, users - 1
+
+
+async def completed(work: Deferred[T]) -> T:
+    """Wait for ``work`` even when this is cancelled: for what follows a commit."""
+    return await outlasting(work, lambda: None)
 
 
 async def gather(works: Iterable[Deferred[T]]) -> list[T]:
@@ -208,18 +235,14 @@ async def gather(works: Iterable[Deferred[T]]) -> list[T]:
     Cancelling it cancels them all, and still waits for them.
     """
     pending = list(works)
-    outcomes: list[Any] = []
-    cancelled = False
-    for work in pending:
-        try:
-            outcomes.append(await work.addErrback(lambda failure: failure))
-        except CancelledError as error:
-            outcomes.append(Failure(error))
-        if not cancelled and isinstance(outcomes[-1], Failure) and outcomes[-1].check(CancelledError):
-            cancelled = True
-            for other in pending:
-                other.cancel()
-    for outcome in outcomes:
-        if isinstance(outcome, Failure):
+
+    def cancel_all() -> None:
+        for work in pending:
+            work.cancel()
+
+    ended: Deferred[Any] = DeferredList(pending, consumeErrors=True)
+    outcomes = await outlasting(ended, cancel_all)
+    for succeeded, outcome in outcomes:
+        if not succeeded:
             outcome.raiseException()
-    return cast("list[T]", outcomes)
+    return [outcome for _, outcome in outcomes]

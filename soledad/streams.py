@@ -7,21 +7,20 @@ blocking function and writes to a consumer.  All streams of one client or server
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IConsumer, IPushProducer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
-from soledad.deferreds import Worker, unawaited
-from soledad.errors import WrongLength
+from soledad.deferreds import Worker, outlasting, unawaited
+from soledad.errors import ConnectionFailed, WrongLength
 
 #: Bytes that are read at a time, and the least when buffers are scarce.
 PIECE, LEAST = 256 * 1024, 16 * 1024
@@ -41,12 +40,11 @@ class Budget:
     How many bytes the buffers of all streams hold together.
 
     It never makes a stream wait that has nothing buffered, so that streams whose peers are slow cannot starve the
-    others: above the limit pieces get small, and consumers pause as soon as they have something to handle.
+    others: above the limit pieces get small, and consumers take one piece at a time.
     """
 
     limit: int = BUDGET
     used: int = field(default=0, init=False)
-    _paused: deque[Callable[[], None]] = field(factory=deque, init=False)
 
     @property
     def crowded(self) -> bool:
@@ -62,16 +60,8 @@ class Budget:
         self.used += size
 
     def give(self, size: int) -> None:
-        """Count ``size`` bytes that are held no more, and wake who waits for that."""
+        """Count ``size`` bytes that are held no more."""
         self.used -= size
-        for _ in range(len(self._paused)):
-            if self.crowded:
-                break
-            self._paused.popleft()()
-
-    def when_free(self, wake: Callable[[], None]) -> None:
-        """Call ``wake`` once there is room again."""
-        self._paused.append(wake)
 
 
 @implementer(IConsumer)
@@ -93,6 +83,7 @@ class WorkerConsumer:
     _pending: int = field(default=0, init=False)
     _busy: bool = field(default=False, init=False)
     _paused: bool = field(default=False, init=False)
+    _asking: bool = field(default=False, init=False)
     _ended: bool = field(default=False, init=False)
     _idle: Deferred[None] | None = field(default=None, init=False)
     _failure: Failure | None = field(default=None, init=False)
@@ -103,13 +94,12 @@ class WorkerConsumer:
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """See `IConsumer`."""
-        self._producer, self._streaming = producer, streaming
-        if not streaming:
-            producer.resumeProducing()
+        self._producer, self._streaming, self._paused = producer, streaming, False
+        self._ask()
 
     def unregisterProducer(self) -> None:
         """See `IConsumer`."""
-        self._producer = None
+        self._producer, self._paused = None, False
 
     def write(self, data: bytes) -> None:
         """Take ``data``; after a failure it is dropped."""
@@ -120,7 +110,7 @@ class WorkerConsumer:
         self.received += len(data)
         self._budget.take(len(data))
         self._pump()
-        if not self._paused and (self._pending > HIGH or (self._budget.crowded and self._pending > 0)):
+        if self._pending > (0 if self._budget.crowded else HIGH):
             self._pause()
 
     def finish(self) -> Deferred[None]:
@@ -135,7 +125,7 @@ class WorkerConsumer:
         self._ended = True
         self._drop()
         done = self.finish()
-        return done.addErrback(lambda failure: None)
+        return outlasting(done.addErrback(lambda failure: None), lambda: None)
 
     def _pump(self) -> None:
         if self._busy:
@@ -156,12 +146,9 @@ class WorkerConsumer:
     def _handled(self, ignored: object, size: int) -> None:
         self._busy = False
         self._release(size)
-        if self._pending < LOW:
-            if self._budget.crowded and self._paused:
-                self._budget.when_free(self._resume)
-            else:
-                self._resume()
         self._pump()
+        if self._pending <= (0 if self._budget.crowded else LOW):
+            self._resume()
 
     def _drop(self) -> None:
         self._release(sum(map(len, self._pieces)))
@@ -172,14 +159,36 @@ class WorkerConsumer:
         self._budget.give(size)
 
     def _pause(self) -> None:
-        if self._producer is not None and self._streaming:
+        if self._producer is not None and self._streaming and not self._paused:
             self._paused = True
             self._producer.pauseProducing()
 
     def _resume(self) -> None:
-        if self._producer is not None and (self._paused or not self._streaming):
+        if not self._streaming:
+            self._ask()
+        elif self._paused and self._failure is None and not self._ended:
             self._paused = False
             self._producer.resumeProducing()
+
+    def _ask(self) -> None:
+        """Ask a pull producer for its next piece: once for each time that nothing waits to be handled."""
+        # A loop, not recursion: with a worker that runs in place the piece has been handled when this returns.
+        if self._asking:
+            return
+        self._asking = True
+        try:
+            while self._wants_more():
+                received = self.received
+                self._producer.resumeProducing()
+                if self.received == received:
+                    # It writes later; the next question comes when that has been handled.
+                    break
+        finally:
+            self._asking = False
+
+    def _wants_more(self) -> bool:
+        pulls = self._producer is not None and not self._streaming
+        return pulls and not self._busy and self._failure is None and not self._ended
 
 
 async def pour(producer: IBodyProducer, consumer: WorkerConsumer) -> int:
@@ -191,29 +200,67 @@ async def pour(producer: IBodyProducer, consumer: WorkerConsumer) -> int:
     :raise WrongLength: the producer gave more or fewer bytes than its ``length``.
     """
     outcome: Deferred[None] = Deferred()
+    gate = _Exact(consumer, producer.length, lambda error: failed(Failure(error)))
 
     def failed(failure: Failure) -> None:
         if not outcome.called:
             outcome.errback(failure)
 
     def ended(ignored: object) -> None:
+        consumer.unregisterProducer()
         if not outcome.called:
             outcome.callback(None)
 
     consumer.on_failure = failed
-    produced = maybeDeferred(producer.startProducing, consumer)
+    consumer.registerProducer(producer, True)
+    produced = maybeDeferred(producer.startProducing, gate)
     unawaited(produced.addCallbacks(ended, failed))
     try:
         await outcome
         await consumer.finish()
-        if producer.length is not UNKNOWN_LENGTH and consumer.received != producer.length:
-            raise WrongLength(producer.length, consumer.received)
+        gate.check()
     except BaseException:
+        consumer.unregisterProducer()
         if not produced.called:
             producer.stopProducing()
         await consumer.abort()
         raise
+    finally:
+        if isinstance(producer, WorkerProducer):
+            await producer.stopped()
     return consumer.received
+
+
+@implementer(IConsumer)
+@define(eq=False)
+class _Exact:
+    """Passes on what a producer writes, but not more than it had announced."""
+
+    _consumer: WorkerConsumer
+    _length: Any
+    _on_excess: Callable[[WrongLength], object]
+    _written: int = field(default=0, init=False)
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """See `IConsumer`: a body that wants to be driven otherwise than bodies are may say so."""
+        self._consumer.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        """See `IConsumer`."""
+        self._consumer.unregisterProducer()
+
+    def write(self, data: bytes) -> None:
+        """Pass on ``data``; the first byte too many ends it all."""
+        self._written += len(data)
+        if self._length is UNKNOWN_LENGTH or self._written <= self._length:
+            self._consumer.write(data)
+        else:
+            self._on_excess(WrongLength(self._length, self._written))
+
+    def check(self) -> None:
+        """:raise WrongLength: not all came that was announced."""
+        if self._length is not UNKNOWN_LENGTH and self._written != self._length:
+            raise WrongLength(self._length, self._written)
 
 
 @implementer(IBodyProducer, IPushProducer)
@@ -264,9 +311,15 @@ class WorkerProducer:
         self._end(None)
 
     def stopped(self) -> Deferred[None]:
-        """Stop, and fire when nothing is read any more and the source is closed."""
+        """Stop, and fire when nothing is read any more and the source is closed, not before, even if cancelled."""
         self._end(None)
-        return self._closed
+        return self.closed()
+
+    def closed(self) -> Deferred[None]:
+        """Fire when the source is closed: after all was written, after a failure, or after it was stopped."""
+        waiter: Deferred[None] = Deferred()
+        unawaited(self._closed.addCallback(lambda ignored: waiter.callback(None)))
+        return outlasting(waiter, lambda: None)
 
     def _advance(self) -> None:
         # A loop, not recursion: a worker that runs in place has read the next piece when `_fetch` returns.
@@ -287,19 +340,28 @@ class WorkerProducer:
                 self._fetch()
             return self._ready is not None
         data, self._ready = self._ready, None
-        if data:
-            self._fetch()
-            self._deliver(data)
-        else:
-            self._end(self._complete())
-        return True
-
-    def _deliver(self, data: bytes) -> None:
-        self._sent += len(data)
         self._held -= len(data)
         self._budget.give(len(data))
-        self._consumer.write(data)
-        self._on_sent(len(data))
+        if not data or self._exceeds(len(data)):
+            self._end(self._complete(len(data)))
+        else:
+            self._sent += len(data)
+            self._fetch()
+            self._deliver(data)
+        return True
+
+    def _exceeds(self, size: int) -> bool:
+        return self.length is not UNKNOWN_LENGTH and self._sent + size > self.length
+
+    def _deliver(self, data: bytes) -> None:
+        if self._ended:
+            return
+        try:
+            self._consumer.write(data)
+            self._on_sent(len(data))
+        except Exception:
+            # Whatever it is: who started this hears of it.
+            self._end(Failure())
 
     def _fetch(self) -> None:
         self._busy = True
@@ -322,41 +384,53 @@ class WorkerProducer:
         else:
             self._end(failure)
 
-    def _complete(self) -> Failure | bool:
-        if self.length is not UNKNOWN_LENGTH and self._sent != self.length:
-            return Failure(WrongLength(self.length, self._sent))
+    def _complete(self, excess: int) -> Failure | bool:
+        given = self._sent + excess
+        if self.length is not UNKNOWN_LENGTH and given != self.length:
+            return Failure(WrongLength(self.length, given))
         return True
 
     def _end(self, outcome: Failure | bool | None) -> None:
         if self._ended:
             return
         self._ended = True
-        if not self._busy:
-            self._release()
         if isinstance(outcome, Failure):
             self._done.errback(outcome)
         elif outcome:
             self._done.callback(None)
+        if not self._busy:
+            self._release()
 
     def _release(self) -> None:
         self._ready = None
         self._budget.give(self._held)
         self._held = 0
-        unawaited(self._worker.run(self._close).addErrback(_logged).addBoth(lambda ignored: self._closed.callback(None)))
+        closing = self._worker.run(self._close).addErrback(_logged)
+        unawaited(closing.addBoth(lambda ignored: self._closed.callback(None)))
 
 
 async def send(producer: WorkerProducer, consumer: IConsumer) -> None:
     """
     Register ``producer`` with ``consumer`` and let it write all it has.
 
-    A failure or a cancellation stops it; nothing is read any more when this ends.
+    A failure or a cancellation stops it; nothing is read any more, and the source is closed, when this ends.
+
+    :raise ConnectionFailed: the consumer stopped the producer: it has gone away.
     """
     consumer.registerProducer(producer, True)
-    try:
-        await producer.startProducing(consumer)
-    finally:
-        consumer.unregisterProducer()
-        await producer.stopped()
+    done = producer.startProducing(consumer)
+
+    def cancelled() -> None:
+        producer.stopProducing()
+        if not done.called:
+            done.errback(CancelledError())
+
+    await outlasting(producer.closed(), cancelled)
+    if not done.called:
+        # A producer that its consumer stops never says that it is done; nor is it registered any more.
+        raise ConnectionFailed("the consumer has gone away")
+    consumer.unregisterProducer()
+    await done
 
 
 @implementer(IConsumer)
