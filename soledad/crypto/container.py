@@ -261,18 +261,20 @@ class RangeOpener:
         :raise AuthenticationFailed: a chunk is not what was sealed; there is no going on.
         :raise MalformedContainer: padding that does not go with the length, or more bytes than there should be.
         """
-        size = memoryview(data).nbytes
-        if size > self.missing:
-            raise MalformedContainer("too long")
-        self.missing -= size
+        fed = memoryview(data).cast("B")
+        ours = fed[: self.missing]
+        self.missing -= len(ours)
         view = memoryview(out)
         at = 0
-        for sealed in self._cutter.cut(data):
+        for sealed in self._cutter.cut(ours):
             at += self._open_into(sealed, view[at:])
         if not self.missing and self._cutter.rest:
             # The container's last chunk is shorter than the others.
             at += self._open_into(self._cutter.rest, view[at:])
             self._cutter.rest = bytearray()
+        # Only now, so that the error is the same whatever the split.
+        if len(ours) < len(fed):
+            raise MalformedContainer("too long")
         return at
 
     def feed(self, data: Buffer) -> bytes:

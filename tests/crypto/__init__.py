@@ -1,0 +1,1 @@
+"""Tests of what key holders do."""
