@@ -136,9 +136,16 @@ class NoAttachment(UsageError):
 
 @frozen(str=False)
 class DetachedDocument(UsageError):
-    """The document object belongs to no store: get it from one, or save it first."""
+    """The document object does not belong to this store, or to none: get it from the store, or save it first."""
 
     doc_id: str | None = None
+
+
+@frozen(str=False)
+class InvalidSource(UsageError):
+    """What was given to read from is no open binary file, bytes or producer."""
+
+    reason: str
 
 
 @frozen(str=False)
@@ -171,6 +178,11 @@ class BadRequest(UsageError):
     """The server cannot make sense of the request."""
 
     reason: str = ""
+
+
+@frozen(str=False)
+class PathNotFound(UsageError):
+    """The server has nothing under that path."""
 
 
 @frozen(str=False)

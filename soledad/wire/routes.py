@@ -55,7 +55,7 @@ class ListRoute:
 
     user: UserId
     namespace: Namespace = DEFAULT
-    #: ``date`` or ``+date`` (oldest first), ``-date``; none: by change.
+    #: ``date`` or ``+date`` (oldest first; also when there is none), ``-date``.
     order_by: str | None = None
     filter_flag: str | None = None
     #: List tombstones instead of blobs.
@@ -105,8 +105,8 @@ class ListRoute:
             )
         except (InvalidIdentifier, ValueError) as error:
             raise BadRequest(str(error)) from error
-        if route.since is not None and (route.order_by is not None or route.after is not None):
-            raise BadRequest("since does not go with order_by or after")
+        if route.since is not None and set(query) - {"namespace", "since", "limit"}:
+            raise BadRequest("since goes with namespace and limit only")
         return route
 
 

@@ -35,6 +35,8 @@ TABLE = (
     Entry(errors.Unauthorized, 401, "unauthorized"),
     Entry(errors.Forbidden, 403, "forbidden"),
     Entry(errors.BlobNotFound, 404, "blob_not_found", (("blob_id", str), ("namespace", str))),
+    Entry(errors.PathNotFound, 404, "not_found"),
+    Entry(errors.NoSuchUser, 404, "no_such_user", (("user", str),)),
     Entry(errors.NotAllowed, 405, "method_not_allowed", (("method", str),)),
     Entry(errors.BlobExists, 409, "blob_exists", (("blob_id", str), ("namespace", str))),
     Entry(errors.BlobBusy, 409, "blob_busy", (("blob_id", str), ("namespace", str))),

@@ -1,0 +1,195 @@
+"""
+The one implementation of `IBlobsBackend`: an index says what there is, a byte store has the bytes.
+
+The row is the only commit point: bytes are durable before their row is written and go after it went.  Bytes without a
+row, left by a process that was killed, are swept a day later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from secrets import token_hex
+
+from attrs import define
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IConsumer
+from twisted.logger import Logger
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
+from zope.interface import implementer
+
+from soledad.deferreds import completed, deferred
+from soledad.errors import BlobNotFound, LengthRequired, SoledadError, StorageFailed
+from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
+from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
+from soledad.server.index import Index
+from soledad.server.interfaces import Found, IBlobsBackend, IByteStore, Place, Stored
+from soledad.wire.listing import Page
+from soledad.wire.routes import PAGE
+
+#: Bytes without a row are swept after so many seconds: no upload takes that long between its end and its row.
+STRAY_AGE = 24 * 3600.0
+
+_log = Logger()
+
+
+@implementer(IBlobsBackend)
+@define(eq=False)
+class BlobsBackend:
+    """Blobs over an index and a byte store."""
+
+    index: Index
+    store: IByteStore
+    _new_name: Callable[[], str] = lambda: token_hex(16)
+
+    @deferred
+    async def write_blob(
+        self, user: UserId, blob_id: BlobId, producer: IBodyProducer, namespace: Namespace = DEFAULT
+    ) -> Stored:
+        """See `IBlobsBackend`."""
+        if producer.length is UNKNOWN_LENGTH:
+            raise LengthRequired()
+        place = Place(user, namespace, blob_id, self._new_name())
+        await self.index.reserve(place, producer.length)
+        try:
+            stored = await self.store.write(place, producer)
+            await self._commit(place, stored)
+        except BaseException:
+            await completed(self.index.release(place))
+            raise
+        return stored
+
+    async def _commit(self, place: Place, stored: Stored) -> None:
+        try:
+            await self.index.commit(place, stored)
+        except (SoledadError, CancelledError):
+            # Certainly not committed.  After any other error it may be, and the sweep finds out.
+            await completed(self.store.delete(place))
+            raise
+
+    @deferred
+    async def read_blob(
+        self,
+        user: UserId,
+        blob_id: BlobId,
+        consumer: IConsumer,
+        namespace: Namespace = DEFAULT,
+        wanted: ByteRange = WHOLE,
+        etag: str | None = None,
+    ) -> None:
+        """See `IBlobsBackend`."""
+        missing: Place | None = None
+        while True:
+            info, place = await self.index.find((user, namespace, blob_id))
+            if etag is not None and info.etag != etag:
+                raise BlobNotFound(blob_id, namespace)
+            if place == missing:
+                _log.error("The bytes of {place} are missing", place=place)
+                raise StorageFailed("the bytes of a blob are missing")
+            start, stop = wanted.within(info.length)
+            try:
+                await self.store.read(place, consumer, start, stop - start)
+                return
+            except BlobNotFound:
+                # Deleted since the row was read: then the row is gone too, or is another's.
+                missing = place
+
+    @deferred
+    async def delete_blob(
+        self,
+        user: UserId,
+        blob_id: BlobId,
+        namespace: Namespace = DEFAULT,
+        tombstone: bytes | None = None,
+        etag: str | None = None,
+    ) -> None:
+        """See `IBlobsBackend`."""
+        place = await self.index.delete((user, namespace, blob_id), tombstone, etag)
+        try:
+            await completed(self.store.delete(place))
+        except SoledadError:
+            # The blob is deleted; its bytes are swept later.
+            _log.failure("The bytes of {place} could not be removed", place=place)
+
+    @deferred
+    async def stat_blob(self, user: UserId, blob_id: BlobId, namespace: Namespace = DEFAULT) -> BlobInfo:
+        """See `IBlobsBackend`."""
+        info, _ = await self.index.find((user, namespace, blob_id))
+        return info
+
+    @deferred
+    async def get_blob_size(self, user: UserId, blob_id: BlobId, namespace: Namespace = DEFAULT) -> int:
+        """See `IBlobsBackend`."""
+        return (await self.stat_blob(user, blob_id, namespace)).length
+
+    @deferred
+    async def get_tag(self, user: UserId, blob_id: BlobId, namespace: Namespace = DEFAULT) -> str:
+        """See `IBlobsBackend`."""
+        return (await self.stat_blob(user, blob_id, namespace)).etag
+
+    @deferred
+    async def get_flags(self, user: UserId, blob_id: BlobId, namespace: Namespace = DEFAULT) -> tuple[Flag, ...]:
+        """See `IBlobsBackend`."""
+        return (await self.stat_blob(user, blob_id, namespace)).flags
+
+    def set_flags(
+        self, user: UserId, blob_id: BlobId, flags: tuple[Flag, ...], namespace: Namespace = DEFAULT
+    ) -> Deferred[None]:
+        """See `IBlobsBackend`."""
+        return self.index.set_flags((user, namespace, blob_id), flags)
+
+    def list_blobs(
+        self,
+        user: UserId,
+        namespace: Namespace = DEFAULT,
+        order_by: str | None = None,
+        deleted: bool = False,
+        filter_flag: Flag | None = None,
+        after: str | None = None,
+        limit: int = PAGE,
+    ) -> Deferred[Page]:
+        """See `IBlobsBackend`."""
+        return self.index.page(
+            user,
+            namespace,
+            newest_first=order_by == "-date",
+            deleted=deleted,
+            flag=filter_flag,
+            after=after,
+            limit=limit,
+        )
+
+    def get_changes(
+        self, user: UserId, since: str, namespace: Namespace = DEFAULT, limit: int = PAGE
+    ) -> Deferred[Page]:
+        """See `IBlobsBackend`."""
+        return self.index.changes(user, namespace, since, limit)
+
+    def count(
+        self, user: UserId, namespace: Namespace = DEFAULT, deleted: bool = False, filter_flag: Flag | None = None
+    ) -> Deferred[tuple[int, str]]:
+        """See `IBlobsBackend`."""
+        return self.index.count(user, namespace, deleted, filter_flag)
+
+    def get_total_storage(self, user: UserId) -> Deferred[int]:
+        """See `IBlobsBackend`."""
+        return self.index.used(user)
+
+    @deferred
+    async def sweep(self, age: float = STRAY_AGE) -> int:
+        """Tidy up after killed processes, and let tombstones expire; return how many strays were removed."""
+        await self.index.release_dead()
+        await self.index.expire()
+        removed = 0
+        after = ""
+        while found := await self.store.list(after):
+            for stray in await self.strays(found, age):
+                await self.store.delete(stray)
+                removed += 1
+            after = found[-1].name
+        return removed
+
+    async def strays(self, found: list[Found], age: float = STRAY_AGE) -> list[Place]:
+        """Return those of ``found`` that were written more than ``age`` seconds ago and belong to no blob."""
+        old = [item.place for item in found if item.age > age]
+        known = await self.index.known(old) if old else set()
+        return [place for place in old if place not in known]

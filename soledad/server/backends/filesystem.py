@@ -1,0 +1,370 @@
+"""
+Bytes in files: ``root/user/namespace/s/som/some-b/some-blob-id.<upload>``.
+
+A file has no name until it is complete and durable, where the system can do that (``O_TMPFILE``); elsewhere it has its
+final name from the start, and it is still nobody's before its row is written.  Source: docs/server.rst, "Files".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from builtins import list as builtin_list
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from time import time
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer
+from twisted.web.iweb import IBodyProducer
+from zope.interface import implementer
+
+from soledad.deferreds import Worker, completed, deferred
+from soledad.errors import BlobNotFound, StorageFailed, StorageFull
+from soledad.model.ids import BlobId, Namespace, UserId
+from soledad.server.interfaces import Found, IByteStore, Place, Stored
+from soledad.streams import Budget, WorkerConsumer, WorkerProducer, pour, send
+from soledad.wire.routes import PAGE
+
+#: Lengths of the names of a blob's folders, each a beginning of its id.
+PREFIXES = (1, 3, 6)
+#: Folders that are known to be durable, at most; beyond that they are synced once more.
+_KNOWN_LIMIT = 10_000
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: An identifier without its capitals, a bit for each capital, the upload.
+_FILE_NAME = re.compile(r"([a-z0-9_-]+(?:\.[0-9a-f]+)?)\.([0-9a-f]{32})", re.ASCII)
+
+
+def folded(text: str) -> str:
+    """
+    Return a name for ``text`` that no other text has, also where upper and lower case are the same.
+
+    Capitals become small, and a number with a bit for each of them follows.  It is at most 33 characters longer.
+    """
+    bits = sum(1 << place for place, letter in enumerate(text) if letter.isupper())
+    return f"{text.lower()}.{bits:x}" if bits else text
+
+
+def unfolded(name: str) -> str:
+    """Return the text that `folded` made ``name`` of."""
+    text, _, bits = name.partition(".")
+    capitals = int(bits or "0", 16)
+    return "".join(letter.upper() if capitals >> place & 1 else letter for place, letter in enumerate(text))
+
+
+def folders_of(place: Place) -> tuple[str, ...]:
+    """Return the names of the folders from the root to the file."""
+    small = place.blob_id.lower()
+    return (folded(place.user), place.namespace, *(small[:length] for length in PREFIXES))
+
+
+def file_name(place: Place) -> str:
+    """Return the name of the file.  A folder's has no dot here, a file's has at least one."""
+    return f"{folded(place.blob_id)}.{place.upload}"
+
+
+def parse_path(path: str) -> Place | None:
+    """Return the place of the file at ``path``, relative to the root; `None`: it is none of ours."""
+    parts = path.split("/")
+    match = _FILE_NAME.fullmatch(parts[-1])
+    if match is None or len(parts) != len(PREFIXES) + 3:
+        return None
+    place = Place(UserId(unfolded(parts[0])), Namespace(parts[1]), BlobId(unfolded(match[1])), match[2])
+    return place if "/".join((*folders_of(place), file_name(place))) == path else None
+
+
+@define(eq=False)
+class Files:
+    """What is asked of the operating system.  All of it blocks and raises `OSError`."""
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder, if there is none."""
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+
+    def create(self, folder: str, name: str) -> tuple[int, bool]:
+        """Make a new file for writing; tell whether it still has to be given its name."""
+        if hasattr(os, "O_TMPFILE"):
+            try:
+                return os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600), True
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+                    raise
+        path = os.path.join(folder, name)
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), False
+
+    def write(self, file: int, data: bytes) -> None:
+        """Write all of ``data``."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(file, view) :]
+
+    def sync(self, file: int) -> None:
+        """Make the content of a file durable."""
+        os.fsync(file)
+
+    def name(self, file: int, folder: str, name: str) -> None:
+        """Give a name to a file that has none."""
+        into = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # With folders given as descriptors Python asks for the link to be followed: /proc has only links.
+            os.link(f"/proc/self/fd/{file}", name, src_dir_fd=into, dst_dir_fd=into, follow_symlinks=True)
+        finally:
+            os.close(into)
+
+    def sync_folder(self, path: str) -> None:
+        """Make the names in a folder durable."""
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def open(self, path: str) -> int:
+        """Open a file for reading."""
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, file: int, size: int, start: int) -> bytes:
+        """Read up to ``size`` bytes."""
+        return os.pread(file, size, start)
+
+    def remove(self, path: str) -> None:
+        """Remove a file, and its folder if that was the last in it."""
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+        with suppress(OSError):
+            os.rmdir(os.path.dirname(path))
+
+
+@implementer(IByteStore)
+@define(eq=False)
+class FileBytes:
+    """Bytes in files under ``root``, which is there already."""
+
+    _root: str
+    _worker: Worker
+    _budget: Budget
+    _files: Files = field(factory=Files)
+    #: Unix time, seconds.
+    _clock: Callable[[], float] = time
+    _durable: dict[str, None] = field(factory=dict, init=False)
+
+    @deferred
+    async def write(self, place: Place, producer: IBodyProducer) -> Stored:
+        """See `IByteStore`."""
+        draft = _Draft(self, place)
+        try:
+            await self._worker.run(draft.begin)
+            await pour(producer, WorkerConsumer(self._worker, draft.write, self._budget))
+            return await self._worker.run(draft.publish)
+        except BaseException:
+            await completed(self._worker.run(draft.abandon))
+            raise
+
+    @deferred
+    async def read(self, place: Place, consumer: IConsumer, start: int, length: int) -> None:
+        """See `IByteStore`."""
+        reader = await self._worker.run(self._open, place, start, length)
+        producer = WorkerProducer(self._worker, reader.read, self._budget, length, close=reader.close)
+        try:
+            await send(producer, consumer)
+        finally:
+            await producer.stopped()
+
+    def size(self, place: Place) -> Deferred[int]:
+        """See `IByteStore`."""
+        return self._worker.run(self._size, place)
+
+    def delete(self, place: Place) -> Deferred[None]:
+        """See `IByteStore`."""
+        return self._worker.run(self._delete, place)
+
+    def list(self, after: str = "", limit: int = PAGE) -> Deferred[builtin_list[Found]]:
+        """See `IByteStore`."""
+        return self._worker.run(self._list, after, limit)
+
+    def _open(self, place: Place, start: int, length: int) -> _Reader:
+        with storage_errors(place):
+            return _Reader(self._files, self._files.open(self.path(place)), start, start + length)
+
+    def _size(self, place: Place) -> int:
+        with storage_errors(place):
+            return os.stat(self.path(place)).st_size
+
+    def _delete(self, place: Place) -> None:
+        with storage_errors():
+            self._files.remove(self.path(place))
+
+    def _list(self, after: str, limit: int) -> builtin_list[Found]:
+        found: builtin_list[Found] = []
+        with storage_errors():
+            for path in walk(self._root, tuple(after.split("/")) if after else ()):
+                place = parse_path(path)
+                if place is not None and (age := self._age(path)) is not None:
+                    found.append(Found(path, place, age))
+                if len(found) == limit:
+                    break
+        return found
+
+    def _age(self, path: str) -> float | None:
+        try:
+            return self._clock() - os.stat(os.path.join(self._root, path)).st_mtime
+        except FileNotFoundError:
+            return None
+
+    def path(self, place: Place) -> str:
+        """Return where the file of a place is."""
+        return os.path.join(self._root, *folders_of(place), file_name(place))
+
+    def folder(self, place: Place) -> str:
+        """Make the folder for a place, and make that durable; return its path."""
+        path = self._root
+        for name in folders_of(place):
+            parent, path = path, os.path.join(path, name)
+            if path in self._durable:
+                continue
+            self._files.make_folder(path)
+            # Also when it was there: another process may have made it a moment ago.
+            self._files.sync_folder(parent)
+            self._remember(path)
+        # The last one goes when its last file goes: it has to be made anew each time.
+        self._durable.pop(path, None)
+        return path
+
+    def _remember(self, path: str) -> None:
+        self._durable[path] = None
+        while len(self._durable) > _KNOWN_LIMIT:
+            self._durable.pop(next(iter(self._durable)), None)
+
+
+@define(eq=False)
+class _Draft:
+    """A file that is being written.  One call at a time; all of them block."""
+
+    _store: FileBytes
+    _place: Place
+    _file: int | None = field(default=None, init=False)
+    _named: bool = field(default=False, init=False)
+    _digest: Any = field(factory=sha256, init=False)
+    _length: int = field(default=0, init=False)
+
+    def begin(self) -> None:
+        """Make the file."""
+        with storage_errors():
+            try:
+                self._create()
+            except FileNotFoundError:
+                # The folder went with the last file in it, since a moment ago.
+                self._create()
+
+    def write(self, pieces: list[bytes]) -> None:
+        """Append ``pieces``."""
+        assert self._file is not None
+        with storage_errors():
+            for piece in pieces:
+                self._files.write(self._file, piece)
+                self._digest.update(piece)
+                self._length += len(piece)
+
+    def publish(self) -> Stored:
+        """Make the file durable under its name; it is closed then."""
+        assert self._file is not None
+        with storage_errors():
+            self._files.sync(self._file)
+            if not self._named:
+                self._name()
+            self._files.sync_folder(self._path_of_folder())
+            self._close()
+        return Stored(self._length, self._digest.hexdigest())
+
+    def abandon(self) -> None:
+        """Leave nothing."""
+        with storage_errors():
+            self._close()
+            if self._named:
+                self._files.remove(self._store.path(self._place))
+
+    def _create(self) -> None:
+        self._file, nameless = self._files.create(self._folder(), file_name(self._place))
+        self._named = not nameless
+
+    def _name(self) -> None:
+        assert self._file is not None
+        try:
+            self._files.name(self._file, self._path_of_folder(), file_name(self._place))
+        except FileNotFoundError:
+            # The folder went with the last file in it.
+            self._files.name(self._file, self._folder(), file_name(self._place))
+        self._named = True
+
+    def _folder(self) -> str:
+        return self._store.folder(self._place)
+
+    def _path_of_folder(self) -> str:
+        return os.path.dirname(self._store.path(self._place))
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+    @property
+    def _files(self) -> Files:
+        return self._store._files
+
+
+@define(eq=False)
+class _Reader:
+    """A file that is open for reading, and how far it was read."""
+
+    _files: Files
+    _file: int
+    _start: int
+    _stop: int
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes, none at the end."""
+        with storage_errors():
+            data = self._files.read(self._file, min(size, self._stop - self._start), self._start)
+        self._start += len(data)
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+
+@contextmanager
+def storage_errors(place: Place | None = None) -> Iterator[None]:
+    """Turn what the operating system says into errors of ours; a missing file into `BlobNotFound` of ``place``."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if place is not None:
+            raise BlobNotFound(place.blob_id, place.namespace) from error
+        raise StorageFailed(str(error)) from error
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull("blobs") from error
+        raise StorageFailed(str(error)) from error
+
+
+def walk(folder: str, after: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the paths of the files under ``folder``, relative to it, in order, that come after the path ``after``."""
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    except FileNotFoundError:
+        return
+    for name, is_folder in listed:
+        if after and name < after[0]:
+            continue
+        rest = after[1:] if after and name == after[0] else ()
+        if is_folder:
+            yield from (f"{name}/{path}" for path in walk(os.path.join(folder, name), rest))
+        elif not after or name > after[0]:
+            yield name

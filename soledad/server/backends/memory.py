@@ -1,0 +1,91 @@
+"""Bytes in a dict: for tests and demonstrations, gone with the process."""
+
+from __future__ import annotations
+
+from builtins import list as builtin_list
+from collections.abc import Callable
+from hashlib import sha256
+from time import time
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IConsumer
+from twisted.web.iweb import IBodyProducer
+from zope.interface import implementer
+
+from soledad.deferreds import InPlace, Worker, deferred
+from soledad.errors import BlobNotFound
+from soledad.server.backends.blobs import BlobsBackend
+from soledad.server.database import Database
+from soledad.server.index import Index
+from soledad.server.interfaces import Found, IByteStore, Place, Stored
+from soledad.server.processes import Alone
+from soledad.streams import Budget, WorkerConsumer, WorkerProducer, pour, send
+from soledad.wire.routes import PAGE
+
+
+@implementer(IByteStore)
+@define(eq=False)
+class MemoryBytes:
+    """See the module."""
+
+    _budget: Budget = field(factory=Budget)
+    #: Unix time, seconds.
+    _clock: Callable[[], float] = time
+    _worker: Worker = field(factory=InPlace)
+    _kept: dict[Place, tuple[bytes, float]] = field(factory=dict, init=False)
+
+    @deferred
+    async def write(self, place: Place, producer: IBodyProducer) -> Stored:
+        """See `IByteStore`."""
+        pieces: builtin_list[bytes] = []
+        length = await pour(producer, WorkerConsumer(self._worker, pieces.extend, self._budget))
+        data = b"".join(pieces)
+        self._kept[place] = (data, self._clock())
+        return Stored(length, sha256(data).hexdigest())
+
+    @deferred
+    async def read(self, place: Place, consumer: IConsumer, start: int, length: int) -> None:
+        """See `IByteStore`."""
+        if place not in self._kept:
+            raise BlobNotFound(place.blob_id, place.namespace)
+        rest = memoryview(self._kept[place][0])[start : start + length]
+
+        def read(size: int) -> bytes:
+            nonlocal rest
+            piece, rest = rest[:size], rest[size:]
+            return bytes(piece)
+
+        await send(WorkerProducer(self._worker, read, self._budget, length), consumer)
+
+    def size(self, place: Place) -> Deferred[int]:
+        """See `IByteStore`."""
+        if place not in self._kept:
+            return fail(BlobNotFound(place.blob_id, place.namespace))
+        return succeed(len(self._kept[place][0]))
+
+    def delete(self, place: Place) -> Deferred[None]:
+        """See `IByteStore`."""
+        self._kept.pop(place, None)
+        return succeed(None)
+
+    def list(self, after: str = "", limit: int = PAGE) -> Deferred[builtin_list[Found]]:
+        """See `IByteStore`."""
+        named = sorted((f"{p.user}/{p.namespace}/{p.blob_id}.{p.upload}", p) for p in self._kept)
+        now = self._clock()
+        return succeed([Found(n, p, now - self._kept[p][1]) for n, p in named if n > after][:limit])
+
+
+def memory_database() -> Database:
+    """Return a new, empty database in memory."""
+    return Database.in_memory(InPlace())
+
+
+def memory_backend(
+    database: Database,
+    budget: Budget | None = None,
+    clock: Callable[[], float] = time,
+    default_quota: int | None = None,
+) -> BlobsBackend:
+    """Return a backend that keeps everything in memory, its index in ``database``."""
+    return BlobsBackend(Index(database, Alone(), clock, default_quota), MemoryBytes(budget or Budget(), clock))

@@ -1,0 +1,138 @@
+"""
+Transactions: a unit of work is a function of a connection, and may be run again.
+
+What is SQLite's own is here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable
+from time import sleep
+from typing import Any, TypeVar
+
+from attrs import define
+from sqlalchemy import Connection, Engine, StaticPool, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from twisted.internet.defer import Deferred
+
+from soledad.deferreds import Worker
+from soledad.errors import ServerFailed, SoledadError, StorageFailed, StorageFull
+from soledad.server.schema import migrate
+
+T = TypeVar("T")
+Unit = Callable[[Connection], T]
+
+#: Seconds that SQLite waits for another process' transaction.
+BUSY_TIMEOUT = 10.0
+#: How often a unit of work is begun before the database counts as too busy.
+ATTEMPTS = 5
+#: Errors after which PostgreSQL wants the transaction repeated.
+_REPEATED = frozenset({"40001", "40P01"})
+
+
+@define(eq=False)
+class Database:
+    """
+    An engine, and the workers that its statements run in.
+
+    Writers have a worker of their own, best with one thread: SQLite has one writer at a time, and a queue is quicker
+    than polling for the lock.  That other processes write too is what the database itself takes care of.
+    """
+
+    _engine: Engine
+    _reads: Worker
+    _writes: Worker
+
+    @classmethod
+    def in_file(cls, path: str, reads: Worker, writes: Worker) -> Database:
+        """
+        Open the SQLite database at ``path``, made if need be.  This blocks.
+
+        :raise NewerSchema: it is of a later version.
+        :raise StorageFailed: it is no database.
+        """
+        # A connection for each thread, and no more: none waits for another's.
+        engine = _sqlite(create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16))
+        database = cls(engine, reads, writes)
+        database.now(lambda connection: migrate(connection, path))
+        return database
+
+    @classmethod
+    def in_memory(cls, worker: Worker) -> Database:
+        """Make a database that goes with the process.  It has one connection: ``worker`` runs one call at a time."""
+        engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+        database = cls(_sqlite(engine), worker, worker)
+        database.now(migrate)
+        return database
+
+    def read(self, unit: Unit[T]) -> Deferred[T]:
+        """Run a unit of work that only reads; all it reads is of one moment."""
+        return self._reads.run(self.now, unit, False)
+
+    def write(self, unit: Unit[T]) -> Deferred[T]:
+        """Run a unit of work that writes; fires once it is durable."""
+        return self._writes.run(self.now, unit, True)
+
+    def now(self, unit: Unit[T], writes: bool = True) -> T:
+        """
+        Run a unit of work here and now, which blocks.
+
+        :raise StorageFull: there is no room for it.
+        :raise StorageFailed: the database cannot be read or written.
+        :raise ServerFailed: others kept it busy all the time.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with self._engine.connect() as connection:
+                    connection.execution_options(soledad_writes=writes)
+                    with connection.begin():
+                        return unit(connection)
+            except DBAPIError as error:
+                if not _is_passing(error):
+                    raise _translated(error) from error
+            sleep(random.uniform(0, 0.05 * attempt))  # noqa: S311 - spreads those that collided, no secret
+        raise ServerFailed(503)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+
+def _sqlite(engine: Engine) -> Engine:
+    """Let transactions begin as they should, and be durable when they end."""
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: sqlite3.Connection, record: Any) -> None:
+        # The module's own way of beginning transactions leaves out reads.
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode = WAL")
+        # NORMAL loses what was acknowledged in a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        # A transaction that reads first and wants to write later could be refused at that point.
+        immediate = connection.get_execution_options().get("soledad_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
+
+
+def _is_passing(error: DBAPIError) -> bool:
+    """Tell whether the same unit of work may well succeed in a moment."""
+    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    return (
+        code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+        or getattr(error.orig, "sqlstate", None) in _REPEATED
+        or error.connection_invalidated
+    )
+
+
+def _translated(error: DBAPIError) -> SoledadError:
+    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StorageFull("index")
+    # The statement's parameters, which the error's own text has, stay out of it.
+    return StorageFailed(f"{type(error.orig).__name__}: {error.orig}")

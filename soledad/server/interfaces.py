@@ -1,0 +1,207 @@
+"""The parts of the server, as they see each other."""
+
+from __future__ import annotations
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IConsumer
+from twisted.web.iweb import IBodyProducer
+from zope.interface import Interface
+
+from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
+from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
+from soledad.wire.listing import Page
+from soledad.wire.routes import PAGE
+
+
+@frozen
+class Place:
+    """Where the bytes of one upload are: names are never used twice, so neither are places."""
+
+    user: UserId
+    namespace: Namespace
+    blob_id: BlobId
+    #: Random; tells one upload of an id from every other.
+    upload: str
+
+
+@frozen
+class Stored:
+    """What was stored: how many bytes, and their SHA-256 in hex."""
+
+    length: int
+    etag: str
+
+
+@frozen
+class Found:
+    """One thing that a byte store holds, with its name there and how many seconds ago it was written."""
+
+    name: str
+    place: Place
+    age: float
+
+
+class IBlobsBackend(Interface):
+    """
+    Where a server keeps its users' blobs: opaque bytes, written once.
+
+    Calls may overlap, and other processes may use the same blobs; a reader gets a whole blob or `BlobNotFound`, never
+    half of one.  One user's reads and writes are linearizable.  Besides what is named, every method may fail with
+    `NoSuchUser`, `StorageFull`, `StorageFailed`, and `ServerFailed` when the index is too busy.
+
+    Cancelling a call before its commit point leaves nothing of it; after that the result stands.  Either way the
+    Deferred fires when nothing runs any more.
+    """
+
+    def write_blob(
+        user: UserId, blob_id: BlobId, producer: IBodyProducer, namespace: Namespace = DEFAULT
+    ) -> Deferred[Stored]:
+        """
+        Store all that ``producer`` yields; if it fails, so does this, and nothing is stored.
+
+        :return: fires once the blob is durable and readers can see it.
+        :raise BlobExists: the id is taken; the stored blob is untouched.
+        :raise QuotaExceeded: ``producer.length`` bytes are too many; none was asked for.
+        :raise LengthRequired: ``producer.length`` is unknown; no byte was asked for.
+        :raise WrongLength: the producer gave another number of bytes.
+        """
+
+    def read_blob(
+        user: UserId,
+        blob_id: BlobId,
+        consumer: IConsumer,
+        namespace: Namespace = DEFAULT,
+        wanted: ByteRange = WHOLE,
+        etag: str | None = None,
+    ) -> Deferred[None]:
+        """
+        Write the stored bytes, or a range of them, to ``consumer``, whose back-pressure is obeyed.
+
+        A blob that is deleted meanwhile is still read to its end.
+
+        :param etag: the tag that the blob must have.
+        :return: fires when the last byte was written.
+        :raise BlobNotFound: there is no such blob (with that tag); nothing was written.
+        :raise InvalidRange: the range begins behind the end; nothing was written.
+        """
+
+    def delete_blob(
+        user: UserId,
+        blob_id: BlobId,
+        namespace: Namespace = DEFAULT,
+        tombstone: bytes | None = None,
+        etag: str | None = None,
+    ) -> Deferred[None]:
+        """
+        Delete the blob; ``tombstone`` is kept and listed in its place until it expires.
+
+        :param etag: the tag that the blob must have.
+        :return: fires once that is durable.
+        :raise BlobNotFound: there is no such blob.
+        :raise PreconditionFailed: it has another tag.
+        """
+
+    def stat_blob(user: UserId, blob_id: BlobId, namespace: Namespace = DEFAULT) -> Deferred[BlobInfo]:
+        """:raise BlobNotFound: there is no such blob."""
+
+    def get_blob_size(user: UserId, blob_id: BlobId, namespace: Namespace = DEFAULT) -> Deferred[int]:
+        """
+        Return the number of stored bytes.
+
+        :raise BlobNotFound: there is no such blob.
+        """
+
+    def get_tag(user: UserId, blob_id: BlobId, namespace: Namespace = DEFAULT) -> Deferred[str]:
+        """
+        Return the SHA-256 of the stored bytes, in hex.
+
+        :raise BlobNotFound: there is no such blob.
+        """
+
+    def get_flags(user: UserId, blob_id: BlobId, namespace: Namespace = DEFAULT) -> Deferred[tuple[Flag, ...]]:
+        """:raise BlobNotFound: there is no such blob."""
+
+    def set_flags(
+        user: UserId, blob_id: BlobId, flags: tuple[Flag, ...], namespace: Namespace = DEFAULT
+    ) -> Deferred[None]:
+        """
+        Replace the flags.
+
+        :raise BlobNotFound: there is no such blob.
+        """
+
+    def list_blobs(
+        user: UserId,
+        namespace: Namespace = DEFAULT,
+        order_by: str | None = None,
+        deleted: bool = False,
+        filter_flag: Flag | None = None,
+        after: str | None = None,
+        limit: int = PAGE,
+    ) -> Deferred[Page]:
+        """
+        Return one page of a namespace's blobs (or its tombstones), oldest first unless ``order_by`` is ``-date``.
+
+        What is there from the first page to the last is listed exactly once.
+
+        :param after: the ``next`` of the page before.
+        :raise StaleToken: ``after`` is from before a restore.
+        :raise BadRequest: ``after`` is no token.
+        """
+
+    def get_changes(user: UserId, since: str, namespace: Namespace = DEFAULT, limit: int = PAGE) -> Deferred[Page]:
+        """
+        Return what changed after ``since``, tombstones and flags included, in order of change.
+
+        A blob that changed several times is listed once, with its last change.
+
+        :param since: a ``head``, or the ``next`` of the page before.
+        :raise StaleToken: ``since`` is from before a restore, or tombstones after it have expired.
+        :raise BadRequest: ``since`` is no token.
+        """
+
+    def count(
+        user: UserId, namespace: Namespace = DEFAULT, deleted: bool = False, filter_flag: Flag | None = None
+    ) -> Deferred[tuple[int, str]]:
+        """Return how many blobs the list has, and the ``head`` at that time."""
+
+    def get_total_storage(user: UserId) -> Deferred[int]:
+        """Return the bytes of all the user's blobs together."""
+
+
+class IByteStore(Interface):
+    """
+    Where the bytes are, one run of them for each `Place`: the part of a backend that another engine replaces.
+
+    It knows nothing of quotas, users' rights, and which bytes count: that the index says.  Nothing here blocks: every
+    method returns a Deferred at once and does its blocking work elsewhere.
+    """
+
+    def write(place: Place, producer: IBodyProducer) -> Deferred[Stored]:
+        """
+        Store all that ``producer`` yields; if it fails, or this is cancelled, nothing is kept.
+
+        :return: fires once the bytes would survive a power cut.
+        :raise StorageFull: there is no room.
+        :raise StorageFailed: the bytes may not be durable.
+        """
+
+    def read(place: Place, consumer: IConsumer, start: int, length: int) -> Deferred[None]:
+        """
+        Write ``length`` bytes from ``start`` on to ``consumer``.
+
+        Once it has begun, deleting the place does not disturb it.
+
+        :raise BlobNotFound: there is nothing at that place; nothing was written.
+        :raise WrongLength: there are fewer bytes than that.
+        """
+
+    def size(place: Place) -> Deferred[int]:
+        """:raise BlobNotFound: there is nothing at that place."""
+
+    def delete(place: Place) -> Deferred[None]:
+        """Remove what is at the place, if there is anything."""
+
+    def list(after: str = "", limit: int = PAGE) -> Deferred[list[Found]]:
+        """Return up to ``limit`` things whose names come after ``after``, in the order of the names."""

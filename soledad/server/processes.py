@@ -1,0 +1,100 @@
+"""
+Which server processes live: what one of them set aside must not stay set aside when it was killed.
+
+Each process holds the lock of a file of its own as long as it lives; the operating system lets it go with the process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from secrets import token_hex
+
+from attrs import define, field
+from zope.interface import Interface, implementer
+
+
+class IProcesses(Interface):
+    """The processes that share a data folder.  Nothing here takes long."""
+
+    name: str
+
+    def dead(names: list[str]) -> list[str]:
+        """Return those of ``names`` whose process is gone."""
+
+    def forget(names: list[str]) -> None:
+        """Nothing is left of these processes."""
+
+    def close() -> None:
+        """This process is done."""
+
+
+@implementer(IProcesses)
+@define(eq=False)
+class Alone:
+    """A process that shares its data with no other."""
+
+    name: str = field(factory=lambda: token_hex(16))
+
+    def dead(self, names: list[str]) -> list[str]:
+        """See `IProcesses`."""
+        return [name for name in names if name != self.name]
+
+    def forget(self, names: list[str]) -> None:
+        """See `IProcesses`."""
+
+    def close(self) -> None:
+        """See `IProcesses`."""
+
+
+@implementer(IProcesses)
+@define(eq=False)
+class LockedFiles:
+    """Processes of one host, each with a locked file in ``folder``."""
+
+    _folder: str
+    name: str
+    _file: int
+
+    @classmethod
+    def join(cls, folder: str) -> LockedFiles:
+        """Add this process to those that use ``folder``."""
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        name = token_hex(16)
+        path = os.path.join(folder, name)
+        # Locked under another name first: by its own it is never seen unlocked.
+        file = os.open(path + ".new", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(path + ".new", path)
+        return cls(folder, name, file)
+
+    def dead(self, names: list[str]) -> list[str]:
+        """See `IProcesses`."""
+        return [name for name in names if name != self.name and not self._lives(name)]
+
+    def forget(self, names: list[str]) -> None:
+        """See `IProcesses`."""
+        for name in names:
+            try:
+                os.unlink(os.path.join(self._folder, name))
+            except FileNotFoundError:
+                # Another process was as quick.
+                continue
+
+    def close(self) -> None:
+        """See `IProcesses`."""
+        self.forget([self.name])
+        os.close(self._file)
+
+    def _lives(self, name: str) -> bool:
+        try:
+            file = os.open(os.path.join(self._folder, name), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(file)
+        return False
