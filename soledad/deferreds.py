@@ -173,17 +173,10 @@ class Serial:
 
     def run(self, body: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> Deferred[T]:
         """Run ``body()`` when all earlier ones have ended, however they ended; one cancelled before that never runs."""
+        return Deferred.fromCoroutine(in_turn([self], body))
 
-        async def turn() -> T:
-            await self._my_turn()
-            try:
-                return await body()
-            finally:
-                self._pass_on()
-
-        return Deferred.fromCoroutine(turn())
-
-    def _my_turn(self) -> Deferred[None]:
+    def turn(self) -> Deferred[None]:
+        """Fire when it is the caller's turn, who then calls `pass_on`; its place is taken when this returns."""
         if not self._busy and not self._waiting:
             self._busy = True
             return succeed(None)
@@ -191,7 +184,8 @@ class Serial:
         self._waiting.append(waiter)
         return waiter
 
-    def _pass_on(self) -> None:
+    def pass_on(self) -> None:
+        """Let the next one have its turn."""
         self._busy = False
         # A loop, not recursion: many turns in a row may end at once, such as those of a closed store.
         if self._passing:
@@ -203,6 +197,30 @@ class Serial:
                 self._waiting.popleft().callback(None)
         finally:
             self._passing = False
+
+
+async def in_turn(serials: Iterable[Serial], body: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+    """Run ``body()`` when it has its turn in all of ``serials``; all places are taken at once, so none deadlocks."""
+    asked = [(serial, serial.turn()) for serial in {id(serial): serial for serial in serials}.values()]
+    held: list[Serial] = []
+    try:
+        for serial, turn in asked:
+            await turn
+            held.append(serial)
+        return await body()
+    finally:
+        for serial in held:
+            serial.pass_on()
+        # Behind the turn at which this was cancelled, some may have come already.
+        for serial, turn in asked[len(held) + 1 :]:
+            _give_up(serial, turn)
+
+
+def _give_up(serial: Serial, turn: Deferred[None]) -> None:
+    if turn.called:
+        serial.pass_on()
+    else:
+        turn.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
 
 
 @define(eq=False)

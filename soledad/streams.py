@@ -433,6 +433,38 @@ async def send(producer: WorkerProducer, consumer: IConsumer) -> None:
     await done
 
 
+@implementer(IPushProducer)
+@define(eq=False)
+class Gate:
+    """A push producer for who writes to a consumer piece by piece: lets it wait while the consumer wants nothing."""
+
+    _closed: Deferred[None] | None = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    async def passed(self) -> None:
+        """Wait until the consumer wants more. :raise ConnectionFailed: it has gone away."""
+        if self._closed is not None:
+            await self._closed
+        if self._stopped:
+            raise ConnectionFailed("the consumer has gone away")
+
+    def pauseProducing(self) -> None:
+        """See `IPushProducer`."""
+        if self._closed is None:
+            self._closed = Deferred()
+
+    def resumeProducing(self) -> None:
+        """See `IPushProducer`."""
+        closed, self._closed = self._closed, None
+        if closed is not None and not closed.called:
+            closed.callback(None)
+
+    def stopProducing(self) -> None:
+        """See `IProducer`."""
+        self._stopped = True
+        self.resumeProducing()
+
+
 @implementer(IConsumer)
 @define(eq=False)
 class MemoryConsumer:

@@ -6,15 +6,142 @@ Methods return Deferreds, may overlap, and can be cancelled: the Deferred then f
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from typing import Protocol, TypeAlias
+
+from attrs import field, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.web.iweb import IBodyProducer
 from zope.interface import Interface
 
-from soledad.model.blob import WHOLE, BlobInfo, ByteRange
-from soledad.model.ids import DEFAULT, BlobId, Namespace
+from soledad.model.attachment import Pointer
+from soledad.model.blob import WHOLE, BlobInfo, BlobKey, ByteRange, KnownBlob, Sealed, SyncEvent, SyncStatus
+from soledad.model.document import Changes, Stored, Written
+from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace
 from soledad.wire.listing import Page
 from soledad.wire.routes import ListRoute
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+class Container(Protocol):
+    """A sealed container, open for reading at any place.  Blocks; used in workers."""
+
+    def read_into(self, start: int, out: memoryview) -> int:
+        """Fill ``out`` with the bytes from ``start`` on; return how many there were."""
+
+    def read(self, start: int, size: int) -> bytes:
+        """Return up to ``size`` bytes from ``start`` on."""
+
+    def close(self) -> None:
+        """Close it; closing twice is harmless."""
+
+
+@frozen
+class Spooled:
+    """A complete container, durable if it is a file, though nothing refers to it yet: one of the two is set."""
+
+    size: int
+    inline: bytes | None = field(repr=False, default=None)
+    file: str | None = None
+
+
+class Spool(Protocol):
+    """
+    Takes one container as it comes.  Blocks; used in workers.
+
+    Every method fails with `StorageFull` when the disk is full and `StorageFailed` when it fails.
+    """
+
+    def write(self, data: Buffer) -> None:
+        """Take the next bytes."""
+
+    def finish(self) -> Spooled:
+        """Make it durable, and return it."""
+
+    def discard(self) -> None:
+        """Leave nothing of it."""
+
+
+class IDocuments(Interface):
+    """
+    The documents of this device.
+
+    What changes something fires once it is durable, and fails with `StorageFull` or `StorageFailed` when nothing
+    was changed.  Cancelling works until the change is under way.
+    """
+
+    def put_all(wanted: Sequence[Stored], limit: int | None) -> Deferred[list[Written]]:
+        """
+        Store revisions that follow those that ``wanted`` were made from, all or none.
+
+        :param limit: bytes of text that each may have.
+        :raise DocumentTooBig: it has more.
+        :raise RevisionConflict: the stored revision is another one.
+        """
+
+    def delete(doc_id: DocId, rev: str) -> Deferred[Written]:
+        """
+        Leave a tombstone.
+
+        :raise DocumentDoesNotExist: there is no such document.
+        :raise RevisionConflict: the stored revision is not ``rev``.
+        :raise DocumentAlreadyDeleted: it is a tombstone already.
+        """
+
+    def get_many(doc_ids: Sequence[DocId]) -> Deferred[list[Stored]]:
+        """Return documents and tombstones in the order asked; those that are missing are left out."""
+
+    def get_all(include_deleted: bool) -> Deferred[tuple[int, list[Stored]]]:
+        """Return the generation, and all documents ordered by id."""
+
+    def get_rev(doc_id: DocId) -> Deferred[str | None]:
+        """Return the stored revision."""
+
+    def whats_changed(generation: int) -> Deferred[Changes]:
+        """Return what changed after a generation, each document once, at its latest change, ascending."""
+
+
+class ILocalBlobs(Interface):
+    """
+    The sealed blobs of this device: what is known of them, and their bytes.
+
+    What changes something fires once it is durable, and fails with `StorageFull` or `StorageFailed` when nothing
+    was changed.  Cancelling works until the change is under way.
+    """
+
+    def get(key: BlobKey) -> Deferred[KnownBlob | None]:
+        """Return what this device knows of a blob."""
+
+    def open(key: BlobKey) -> Deferred[tuple[KnownBlob, Container]]:
+        """
+        Open a blob's container; it stays readable whatever becomes of the blob.
+
+        :raise BlobNotFound: its bytes are not here.
+        """
+
+    def spool() -> Spool:
+        """Return something to write a new container to."""
+
+    def put(key: BlobKey, sealed: Sealed, spooled: Spooled) -> Deferred[None]:
+        """
+        Add a blob of this device's.  It is condemned until something refers to it.
+
+        :raise BlobExists: the id is taken; nothing is left of the container.
+        """
+
+    def arrive(key: BlobKey, sealed: Sealed, spooled: Spooled) -> Deferred[SyncStatus]:
+        """Take the verified bytes of a blob that was not here; fire with its status."""
+
+    def change(key: BlobKey, event: SyncEvent) -> Deferred[SyncStatus]:
+        """Note what happened to a blob that is known; fire with its status after it."""
+
+    def learn(key: BlobKey, sealed: Sealed, event: SyncEvent) -> Deferred[SyncStatus]:
+        """Note what the server says of a blob, known or not; fire with its status after it."""
+
+    def refer(pointers: Sequence[Pointer], dropped: Collection[BlobId]) -> Deferred[None]:
+        """Keep, and queue, what a saved document points at; condemn what nothing refers to since."""
 
 
 class IRemoteBlobs(Interface):
@@ -52,9 +179,7 @@ class IRemoteBlobs(Interface):
         :raise BlobNotFound: there is no such blob.
         """
 
-    def delete_blob(
-        blob_id: BlobId, namespace: Namespace = DEFAULT, tombstone: bytes | None = None
-    ) -> Deferred[None]:
+    def delete_blob(blob_id: BlobId, namespace: Namespace = DEFAULT, tombstone: bytes | None = None) -> Deferred[None]:
         """
         Delete the blob; ``tombstone`` is kept and listed in its place.
 

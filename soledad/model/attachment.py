@@ -54,6 +54,8 @@ def state_of(status: SyncStatus | None) -> AttachmentStates:
     """Return the state of an attachment whose blob has ``status`` (`None`: this device knows no such blob)."""
     if status is None:
         return AttachmentStates.AWAITED
-    return AttachmentStates.LOCAL if status.is_local and status is not SyncStatus.SYNCED else _STATES.get(
-        status, AttachmentStates.AWAITED
+    return (
+        AttachmentStates.LOCAL
+        if status.is_local and status is not SyncStatus.SYNCED
+        else _STATES.get(status, AttachmentStates.AWAITED)
     )

@@ -39,6 +39,27 @@ class ByteRange:
 WHOLE = ByteRange()
 
 
+@frozen
+class BlobKey:
+    """What a blob is known by."""
+
+    namespace: Namespace
+    blob_id: BlobId
+
+
+@frozen
+class Sealed:
+    """A container, without its bytes."""
+
+    #: Bytes of the data in it, and of itself.
+    length: int
+    size: int
+    #: Its first bytes, if they are known.
+    header: bytes | None
+    #: What authenticates every byte of it.
+    commitment: bytes
+
+
 class Flag(Enum):
     """A mark that the server keeps on a blob, for deliveries that wait to be processed."""
 
@@ -105,6 +126,15 @@ class SyncStatus(Enum):
         return self in _LOCAL
 
 
+@frozen
+class KnownBlob:
+    """What this device knows of a blob."""
+
+    key: BlobKey
+    status: SyncStatus
+    sealed: Sealed
+
+
 _LOCAL = frozenset(
     {
         SyncStatus.UNREFERENCED,
@@ -137,6 +167,8 @@ class SyncEvent(Enum):
     REJECTED = "REJECTED"
     #: Its bytes here are dropped; the server has them.
     EVICTED = "EVICTED"
+    #: Its bytes here are gone, and nobody meant it: the file is missing.
+    LOST = "LOST"
     #: It is to be deleted on the server, and here.
     DELETED = "DELETED"
     #: The application or the engine starts over after a failure.
@@ -152,16 +184,19 @@ TRANSITIONS: dict[tuple[SyncStatus, SyncEvent], SyncStatus] = {
     (_S.UNREFERENCED, _E.CONFIRMED): _S.SYNCED,
     (_S.UNREFERENCED, _E.MISSED): _S.UNREFERENCED,
     (_S.UNREFERENCED, _E.REFUSED): _S.UNREFERENCED,
+    (_S.UNREFERENCED, _E.LOST): _S.AWAITED,
     (_S.UNREFERENCED, _E.DELETED): _S.PENDING_DELETE,
     (_S.LOCAL_ONLY, _E.REFERENCED): _S.LOCAL_ONLY,
     (_S.LOCAL_ONLY, _E.KEPT_LOCAL): _S.LOCAL_ONLY,
     (_S.LOCAL_ONLY, _E.RETRIED): _S.PENDING_UPLOAD,
+    (_S.LOCAL_ONLY, _E.LOST): _S.AWAITED,
     (_S.LOCAL_ONLY, _E.DELETED): _S.PENDING_DELETE,
     (_S.PENDING_UPLOAD, _E.REFERENCED): _S.PENDING_UPLOAD,
     (_S.PENDING_UPLOAD, _E.KEPT_LOCAL): _S.LOCAL_ONLY,
     (_S.PENDING_UPLOAD, _E.CONFIRMED): _S.SYNCED,
     (_S.PENDING_UPLOAD, _E.MISSED): _S.PENDING_UPLOAD,
     (_S.PENDING_UPLOAD, _E.REFUSED): _S.FAILED_UPLOAD,
+    (_S.PENDING_UPLOAD, _E.LOST): _S.AWAITED,
     (_S.PENDING_UPLOAD, _E.DELETED): _S.PENDING_DELETE,
     (_S.SYNCED, _E.REFERENCED): _S.SYNCED,
     (_S.SYNCED, _E.KEPT_LOCAL): _S.LOCAL_ONLY,
@@ -169,6 +204,7 @@ TRANSITIONS: dict[tuple[SyncStatus, SyncEvent], SyncStatus] = {
     # The server lost it: it goes there again.
     (_S.SYNCED, _E.MISSED): _S.PENDING_UPLOAD,
     (_S.SYNCED, _E.EVICTED): _S.REMOTE,
+    (_S.SYNCED, _E.LOST): _S.REMOTE,
     (_S.SYNCED, _E.DELETED): _S.PENDING_DELETE,
     (_S.REMOTE, _E.REFERENCED): _S.REMOTE,
     (_S.REMOTE, _E.CONFIRMED): _S.REMOTE,
@@ -200,6 +236,7 @@ TRANSITIONS: dict[tuple[SyncStatus, SyncEvent], SyncStatus] = {
     (_S.FAILED_UPLOAD, _E.MISSED): _S.FAILED_UPLOAD,
     (_S.FAILED_UPLOAD, _E.REFUSED): _S.FAILED_UPLOAD,
     (_S.FAILED_UPLOAD, _E.RETRIED): _S.PENDING_UPLOAD,
+    (_S.FAILED_UPLOAD, _E.LOST): _S.AWAITED,
     (_S.FAILED_UPLOAD, _E.DELETED): _S.PENDING_DELETE,
     (_S.FAILED_DOWNLOAD, _E.REFERENCED): _S.FAILED_DOWNLOAD,
     (_S.FAILED_DOWNLOAD, _E.CONFIRMED): _S.FAILED_DOWNLOAD,

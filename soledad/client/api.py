@@ -1,0 +1,318 @@
+"""
+`Soledad`, what applications open: builds the parts, and hands each call to the one that does it.
+
+Opening and closing are here, and which implementations are used; what documents and attachments do is elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from attrs import define, field
+from platformdirs import user_data_dir
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from soledad.client.attachments import Attachments
+from soledad.client.blobs import Blobs
+from soledad.client.document import Document
+from soledad.client.documents import Documents, new_document
+from soledad.client.local.store import LocalStore, Workers
+from soledad.client.operations import Operations, local_operation
+from soledad.client.remote.connect import Server, check_server, connect
+from soledad.crypto.slots import Credential, Passphrase
+from soledad.deferreds import ThreadWorker, deferred, outlasting, unawaited
+from soledad.errors import NoServer, StoreClosed
+from soledad.model.content import Content
+from soledad.model.document import Changes
+from soledad.model.ids import UserId, user_id
+from soledad.streams import Budget
+
+if TYPE_CHECKING:
+    pass
+
+_log = Logger()
+
+
+@define(eq=False)
+class Soledad:
+    """
+    A person's encrypted store on this device: JSON documents, with attachments of any size.
+
+    Made by `open`.  Methods return Deferreds; they may be called in any number at a time, and cancelled: before a
+    call's commit nothing of it is left then, after it the result stands.  Besides what is named, all fail with
+    `StoreClosed` once `close` was called, and what writes fails with `StorageFull` or `StorageFailed` when the disk
+    does not take it; then nothing was stored.
+    """
+
+    #: Whose store it is.
+    uuid: UserId
+    operations: Operations = field(repr=False)
+    _reactor: Any = field(repr=False)
+    _workers: Workers = field(repr=False)
+    _local: LocalStore = field(repr=False)
+    _documents: Documents = field(repr=False)
+    _server: Server | None = field(repr=False)
+    _trigger: Any = field(default=None, init=False, repr=False)
+    _closed: Deferred[None] | None = field(default=None, init=False, repr=False)
+
+    # --- opening and closing --------------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        uuid: str,
+        passphrase: str,
+        *,
+        data_dir: str | Path | None = None,
+        server_url: str | None = None,
+        auth_token: str | None = None,
+        cert_file: str | Path | None = None,
+        reactor: Any = None,
+    ) -> Deferred[Soledad]:
+        """
+        Open a user's store, or make it when there is none.  Works offline, from the very first time.
+
+        :param uuid: the user's id: 1 to 64 of ``[A-Za-z0-9_-]``.
+        :param passphrase: what the keys are locked with; there is no way around it.
+        :param data_dir: the folder of this one store; by default a folder of the user's id where the system keeps
+            the data of applications.
+        :param server_url: the server, ``https://`` (or ``http://``, for tests and for servers on this machine).
+            Without one it is a complete local store.
+        :param auth_token: what the server knows the user by; goes with ``server_url``.
+        :param cert_file: the certificates (PEM) to trust, instead of the system's.
+        :param reactor: by default the global one.
+        :return: fires with the open `Soledad`.
+        :raise WrongPassphrase: the passphrase does not open the keyring.
+        :raise MalformedKeyring: the keyring's file is damaged; it was not touched.
+        :raise KeyringMissing: there is a database, but no keyring; none was made.
+        :raise StoreInUse: the store is open already, here or in another process.
+        :raise ForeignStore: the folder has the store of another user.
+        :raise NotADatabase: a database is damaged, not encrypted, or under another key.
+        :raise NewerSchema: a newer version of this library wrote it.
+        :raise InvalidIdentifier: the user's id is none.
+        :raise InvalidPassphrase: the passphrase is empty, or no text.
+        :raise InvalidServerURL: URL, token or certificates are not usable, or not all that is needed was given.
+        """
+        return _open(uuid, passphrase, data_dir, server_url, auth_token, cert_file, reactor)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed is not None
+
+    def close(self) -> Deferred[None]:
+        """
+        Close the store.
+
+        New calls fail with `StoreClosed`; writes to this device that were accepted finish; work on the network ends,
+        and goes on when the store is opened again.  Closing again waits for the same.
+
+        :return: fires when threads, timers, connections and the lock are gone.
+        """
+        if self._closed is None:
+            self._closed = Deferred.fromCoroutine(self._close())
+        waiter: Deferred[None] = Deferred()
+        unawaited(self._closed.addBoth(_pass_to, waiter))
+        return outlasting(waiter, lambda: None)
+
+    async def _close(self) -> None:
+        if self._trigger is not None:
+            self._reactor.removeSystemEventTrigger(self._trigger)
+        await self.operations.close()
+        if self._server is not None:
+            await self._server.close()
+        await self._local.close()
+        self._workers.close()
+
+    def _close_with_reactor(self) -> Deferred[None]:
+        # The reactor takes its triggers off by itself while it shuts down.
+        self._trigger = None
+        return self.close()
+
+    # --- documents ------------------------------------------------------------------------------------
+
+    @local_operation
+    async def create_doc(self, content: Content, doc_id: str | None = None) -> Document:
+        """
+        Save a new document.
+
+        :param content: a dict that is JSON.
+        :param doc_id: ASCII letters, digits and ``. % _ -``; by default a random one.
+        :return: fires with the document.
+        :raise InvalidContent: the content is not JSON.
+        :raise InvalidDocId: the id has other characters.
+        :raise RevisionConflict: the id is taken, and not by a deleted document.
+        :raise DocumentTooBig: it has more bytes than `doc_size_limit`.
+        """
+        return await self._documents.create(new_document(content, None, doc_id))
+
+    @local_operation
+    async def create_doc_from_json(self, json: str, doc_id: str | None = None) -> Document:
+        """
+        Save a new document whose content is given as text, which is kept byte for byte; see `create_doc`.
+
+        :raise InvalidJSON: the text is not a JSON object.
+        """
+        return await self._documents.create(new_document(None, json, doc_id))
+
+    @local_operation
+    async def put_doc(self, doc: Document) -> str:
+        """
+        Save what a document holds when this is called, attachments included; they are queued to be sent.
+
+        Calls for one object are carried out in their order, each on the revision before it.  Calls that are under
+        way at the same time share a commit; a refusal concerns its own call only.
+
+        :return: fires with the new revision, which ``doc.rev`` is then, too.
+        :raise RevisionConflict: the stored revision is not the one that the object was made from.
+        :raise InvalidContent: the content is not JSON.
+        :raise InvalidDocId: the id has characters that ids do not have.
+        :raise DocumentTooBig: it has more bytes than `doc_size_limit`.
+        """
+        return await self._documents.put(doc)
+
+    @local_operation
+    async def put_docs(self, docs: Sequence[Document]) -> list[str]:
+        """Save several documents, all of them or none; fires with their revisions.  Errors as `put_doc`."""
+        return await self._documents.put_all(list(docs))
+
+    @local_operation
+    async def delete_doc(self, doc: Document) -> str:
+        """
+        Delete a document; a tombstone is left.
+
+        :return: fires with the tombstone's revision; the object has no content any more.
+        :raise DocumentDoesNotExist: there is no such document.
+        :raise DocumentAlreadyDeleted: it is deleted.
+        :raise RevisionConflict: the stored revision is not the one that the object was made from.
+        """
+        return await self._documents.delete(doc)
+
+    @local_operation
+    async def get_doc(self, doc_id: str, include_deleted: bool = False) -> Document | None:
+        """Return a document, or `None` when there is none, or it is deleted and these were not asked for."""
+        return await self._documents.get(doc_id, include_deleted)
+
+    @local_operation
+    async def get_docs(self, doc_ids: Iterable[str], include_deleted: bool = False) -> list[Document]:
+        """Return documents in the order asked; those that are missing, or deleted, are left out."""
+        return await self._documents.get_many(doc_ids, include_deleted)
+
+    @local_operation
+    async def get_all_docs(self, include_deleted: bool = False) -> tuple[int, list[Document]]:
+        """Return the generation of the store, and all documents ordered by id."""
+        return await self._documents.get_all(include_deleted)
+
+    @local_operation
+    async def whats_changed(self, generation: int = 0) -> Changes:
+        """
+        Return what changed after a generation.
+
+        :return: fires with the newest generation, its transaction id, and a list of (document id, generation,
+            transaction id): each document once, at its latest change, ascending.
+        """
+        return await self._documents.whats_changed(generation)
+
+    @property
+    def doc_size_limit(self) -> int | None:
+        """How many bytes the text of a document may have; `None`: any number."""
+        return self._documents.size_limit
+
+    @doc_size_limit.setter
+    def doc_size_limit(self, limit: int | None) -> None:
+        self._documents.size_limit = limit
+
+    # --- keys and tokens ------------------------------------------------------------------------------
+
+    @local_operation
+    async def change_passphrase(self, new: str) -> None:
+        """
+        Let the store open with another passphrase from now on.
+
+        Whoever has an old copy of the keyring's file, and the old passphrase, has the keys still.
+
+        :return: fires when it is durable; until then the old passphrase opens it.
+        :raise InvalidPassphrase: the new one is empty, or no text.
+        """
+        await self._workers.files.run(self._local.change_passphrase, Passphrase(new))
+
+    def set_token(self, token: str) -> None:
+        """
+        Use another token from the next request on: the user's was renewed.
+
+        :raise NoServer: the store was opened without a server.
+        :raise InvalidServerURL: it is no token.
+        """
+        if self.closed:
+            raise StoreClosed()
+        if self._server is None:
+            raise NoServer()
+        self._server.set_token(token)
+
+
+@deferred
+async def _open(
+    uuid: str,
+    passphrase: str,
+    data_dir: str | Path | None,
+    server_url: str | None,
+    auth_token: str | None,
+    cert_file: str | Path | None,
+    reactor: Any,
+) -> Soledad:
+    user, credential = user_id(uuid), Passphrase(passphrase)
+    folder = Path(user_data_dir("soledad")) / user if data_dir is None else Path(data_dir)
+    address = check_server(server_url, auth_token, cert_file)
+    if reactor is None:
+        # Importing this installs a reactor: not before somebody needs one.
+        from twisted.internet import reactor
+    workers = Workers.start(partial(ThreadWorker.start, reactor))
+    server = None
+    try:
+        if address is not None:
+            server = await connect(reactor, workers.files, user, address)
+        soledad = await open_store(reactor, workers, user, credential, folder, server)
+    except BaseException:
+        if server is not None:
+            await server.close()
+        workers.close()
+        raise
+    soledad._trigger = reactor.addSystemEventTrigger("before", "shutdown", soledad._close_with_reactor)
+    return soledad
+
+
+async def open_store(
+    reactor: Any, workers: Workers, user: UserId, credential: Credential, folder: Path, server: Server | None
+) -> Soledad:
+    """Open a store with parts that are handed in, and put it together; for `Soledad.open` and for tests."""
+    stop = Event()
+    work = workers.files.run(_open_local, folder, user, credential, workers, stop, stop=stop)
+    return assemble(reactor, workers, user, await work, server)
+
+
+def _open_local(folder: Path, user: UserId, credential: Credential, workers: Workers, stop: Event) -> LocalStore:
+    local = LocalStore.open(folder, user, credential, workers)
+    if stop.is_set():
+        local.abandon()
+        raise CancelledError()
+    return local
+
+
+def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, server: Server | None) -> Soledad:
+    """Put the parts of a store together."""
+    operations = Operations()
+    remote = None if server is None else server.blobs
+    blobs = Blobs(local.blobs, remote, local, workers.files, Budget())
+    attachments = Attachments(operations, blobs, workers.files, local.documents, remote is not None)
+    documents = Documents(local.documents, local.blobs, attachments)
+    return Soledad(user, operations, reactor, workers, local, documents, server)
+
+
+def _pass_to(result: Any, waiter: Deferred[Any]) -> Any:
+    waiter.callback(result)
+    return result

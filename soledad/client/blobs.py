@@ -1,0 +1,301 @@
+"""
+Blobs for this device's user: seals what goes in, opens what comes out, and moves sealed bytes to and from the server.
+
+What it is handed besides keys: the local store and, if there is one, the server.  Which document a blob belongs to
+is not known here.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from io import BytesIO
+from threading import Event
+from typing import BinaryIO, Protocol
+
+from attrs import define, field, frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IConsumer
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
+
+from soledad.client.interfaces import Container, ILocalBlobs, IRemoteBlobs
+from soledad.client.reading import SealedFile
+from soledad.client.sealing import ContainerReader, RangeReader, Sealing, Verifying, open_window, read_range
+from soledad.crypto.container import Chunks, Context, KeyMaterial, Keys, Opener, RangeOpener, Sealer
+from soledad.deferreds import SerialByKey, Worker, completed
+from soledad.errors import BlobExists, BlobNotFound, NoServer, TransferError, UnexpectedAnswer
+from soledad.model.blob import BlobKey, ByteRange, KnownBlob, Sealed, SyncEvent, SyncStatus
+from soledad.streams import Budget, Gate, MemoryConsumer, Progress, WorkerConsumer, WorkerProducer, pour, send
+from soledad.wire.container import HEADER_SIZE, SALT_SIZE, Layout, Purpose
+
+#: Bytes that one request for a range of a remote blob asks for.
+WINDOW = 2 * 1024 * 1024
+
+Source = BinaryIO | bytes | bytearray | memoryview | IBodyProducer
+
+
+class Keyring(Protocol):
+    """The keys that blobs are sealed under."""
+
+    @property
+    def current(self) -> KeyMaterial:
+        """What new containers are sealed under."""
+
+    @property
+    def roots(self) -> Keys:
+        """All that older ones may be sealed under."""
+
+
+@frozen
+class Blob:
+    """A blob as a pointer describes it."""
+
+    key: BlobKey
+    length: int
+    commitment: bytes
+
+    @property
+    def context(self) -> Context:
+        """What its container is sealed for."""
+        return context_of(self.key)
+
+    def opener(self, keys: Keys) -> Opener:
+        """Return what verifies the whole container."""
+        return Opener(keys, self.context, self.length, self.commitment)
+
+    def chunks(self, keys: Keys, header: bytes) -> Chunks:
+        """Return what opens single chunks behind ``header``."""
+        return Chunks.of_length(keys, self.context, header, self.length, self.commitment)
+
+    def sealed(self, header: bytes | None) -> Sealed:
+        """Return what a local row says of it."""
+        size = Layout.of_data(self.length, Purpose.BLOB.floor).size
+        return Sealed(self.length, size, header, self.commitment)
+
+
+def context_of(key: BlobKey) -> Context:
+    """Return what the container of a blob is sealed for."""
+    return Context(Purpose.BLOB, key.namespace, key.blob_id)
+
+
+@define(eq=False)
+class Blobs:
+    """The blobs of one open store."""
+
+    _local: ILocalBlobs
+    _remote: IRemoteBlobs | None
+    _keyring: Keyring
+    _worker: Worker
+    _budget: Budget
+    _turns: SerialByKey = field(factory=SerialByKey, init=False)
+
+    # --- what goes in ---------------------------------------------------------------------------------
+
+    async def put(self, key: BlobKey, source: Source, progress: Progress) -> Blob:
+        """
+        Seal all of ``source`` and keep it, durable, condemned until something refers to it.
+
+        :raise BlobExists: the id is taken.
+        """
+        sealing = Sealing(self._local.spool(), Sealer(self._keyring.current, context_of(key), os.urandom(SALT_SIZE)))
+        try:
+            await self._fill(sealing, source, progress)
+            spooled = await self._worker.run(sealing.finish)
+        except BaseException:
+            await completed(self._worker.run(sealing.discard))
+            raise
+        sealer = sealing.sealer
+        sealed = Sealed(sealer.length, spooled.size, sealer.header, sealer.commitment)
+        await self._local.put(key, sealed, spooled)
+        return Blob(key, sealer.length, sealer.commitment)
+
+    async def _fill(self, sealing: Sealing, source: Source, progress: Progress) -> None:
+        if IBodyProducer.providedBy(source):
+            progress.total = 0 if source.length is UNKNOWN_LENGTH else source.length
+            consumer = WorkerConsumer(self._worker, partial(sealing.take, progress=progress), self._budget)
+            await pour(source, consumer)
+            return
+        if isinstance(source, bytes | bytearray | memoryview):
+            # A copy would be safe from changes, and cost as much as the data: bytes are not copied.
+            source = BytesIO(source)
+        stop = Event()
+        await self._worker.run(sealing.read_all, source, progress, stop, stop=stop)
+
+    # --- what comes out -------------------------------------------------------------------------------
+
+    async def open(self, blob: Blob) -> SealedFile:
+        """
+        Open a blob that is here as a file.
+
+        :raise BlobNotFound: its bytes are not here.
+        """
+        _, container = await self._local.open(blob.key)
+        return await completed(self._worker.run(self._open_container, blob, container))
+
+    async def read(self, blob: Blob, wanted: ByteRange) -> bytes:
+        """Return a range of the data; if the bytes are not here, just what holds it is fetched."""
+        wanted.within(blob.length)
+        try:
+            file = await self.open(blob)
+        except BlobNotFound:
+            consumer = MemoryConsumer()
+            await self._write_remote(blob, consumer, wanted, Progress(self._worker, None))
+            return consumer.value()
+        return await self._worker.run(read_range, file, wanted)
+
+    async def write_to(self, blob: Blob, consumer: IConsumer, wanted: ByteRange) -> None:
+        """Write a range of the data to ``consumer``; if the bytes are not here, they are fetched as ranges."""
+        start, stop = wanted.within(blob.length)
+        try:
+            file = await self.open(blob)
+        except BlobNotFound:
+            await self._write_remote(blob, consumer, wanted, Progress(self._worker, None))
+            return
+        file.seek(start)
+        left = RangeReader(file, stop - start)
+        await send(WorkerProducer(self._worker, left.read, self._budget, stop - start, close=file.close), consumer)
+
+    def _open_container(self, blob: Blob, container: Container) -> SealedFile:
+        try:
+            chunks = blob.chunks(self._keyring.roots, container.read(0, HEADER_SIZE))
+            return SealedFile(chunks, container)
+        except BaseException:
+            container.close()
+            raise
+
+    async def _write_remote(self, blob: Blob, consumer: IConsumer, wanted: ByteRange, progress: Progress) -> None:
+        """Fetch a range window by window, each opened before any of it is written."""
+        start, stop = wanted.within(blob.length)
+        chunks = await self._remote_chunks(blob)
+        gate = Gate()
+        consumer.registerProducer(gate, True)
+        try:
+            while start < stop:
+                await gate.passed()
+                # Windows end where chunks do, so that no chunk is fetched twice.
+                end = min(stop, (start + WINDOW) // WINDOW * WINDOW)
+                consumer.write(await self._window(blob, chunks, ByteRange(start, end - start)))
+                progress.add(end - start)
+                start = end
+        finally:
+            consumer.unregisterProducer()
+
+    async def _window(self, blob: Blob, chunks: Chunks, wanted: ByteRange) -> bytes:
+        opener = RangeOpener(chunks, wanted)
+        sealed = await self._fetch(blob.key, opener.place)
+        return await self._worker.run(open_window, opener, sealed)
+
+    async def _remote_chunks(self, blob: Blob) -> Chunks:
+        known = await self._local.get(blob.key)
+        header = None if known is None else known.sealed.header
+        if header is None:
+            header = await self._fetch(blob.key, ByteRange(0, HEADER_SIZE))
+        return blob.chunks(self._keyring.roots, header)
+
+    async def _fetch(self, key: BlobKey, place: ByteRange) -> bytes:
+        consumer = MemoryConsumer()
+        await self._server().read_blob(key.blob_id, consumer, key.namespace, place)
+        return consumer.value()
+
+    # --- to and from the server -----------------------------------------------------------------------
+
+    async def upload(self, blob: Blob, progress: Progress) -> SyncStatus:
+        """
+        Send a blob that is here to the server, unless it is known to be there; return its status.
+
+        :raise BlobExists: the server has something else under this id.
+        """
+        return await self._turns.run(blob.key, partial(self._upload, blob, progress))
+
+    async def download(self, blob: Blob, progress: Progress) -> SyncStatus:
+        """
+        Fetch a blob that is not here, verify and keep it; return its status.
+
+        :raise BlobNotFound: the server has no such blob.
+        """
+        return await self._turns.run(blob.key, partial(self._download, blob, progress))
+
+    async def status(self, blob: Blob) -> SyncStatus | None:
+        """Return what this device knows of a blob; `None` when it knows nothing."""
+        known = await self._local.get(blob.key)
+        return None if known is None else known.status
+
+    async def ask(self, blob: Blob) -> SyncStatus:
+        """
+        Ask the server whether it has the blob, and note the answer; return the blob's status after it.
+
+        Errors of the exchange are raised.
+        """
+        try:
+            info = await self._server().stat_blob(blob.key.blob_id, blob.key.namespace)
+        except BlobNotFound:
+            return await self._learn(blob, SyncEvent.MISSED)
+        if info.length != blob.sealed(None).size:
+            raise UnexpectedAnswer("the blob on the server has another size")
+        return await self._learn(blob, SyncEvent.CONFIRMED)
+
+    async def _upload(self, blob: Blob, progress: Progress) -> SyncStatus:
+        remote = self._server()
+        known, container = await self._local.open(blob.key)
+        try:
+            if known.status is SyncStatus.SYNCED:
+                return known.status
+            progress.total = known.sealed.size
+            await self._send(remote, known, container, progress)
+        finally:
+            await completed(self._worker.run(container.close))
+        return await completed(self._local.change(blob.key, SyncEvent.CONFIRMED))
+
+    async def _send(self, remote: IRemoteBlobs, known: KnownBlob, container: Container, progress: Progress) -> None:
+        key, sealed = known.key, known.sealed
+        reader = ContainerReader(container)
+        producer = WorkerProducer(self._worker, reader.read, self._budget, sealed.size, on_sent=progress.add)
+        try:
+            await remote.write_blob(key.blob_id, producer, key.namespace)
+        except BlobExists:
+            # Ours, if an answer was lost: the header with its commitment stands for all bytes.
+            if await self._fetch(key, ByteRange(0, HEADER_SIZE)) != sealed.header:
+                raise
+        finally:
+            await completed(producer.stopped())
+
+    async def _download(self, blob: Blob, progress: Progress) -> SyncStatus:
+        remote = self._server()
+        known = await self._local.get(blob.key)
+        if known is not None and known.status.is_local:
+            return known.status
+        progress.total = blob.sealed(None).size
+        verifying = Verifying(self._local.spool(), blob.opener(self._keyring.roots), progress)
+        try:
+            consumer = WorkerConsumer(self._worker, verifying.take, self._budget)
+            await self._receive(remote, blob, consumer)
+            spooled = await self._worker.run(verifying.finish)
+        except BaseException as error:
+            await completed(self._worker.run(verifying.spool.discard))
+            await self._note_failure(blob, error)
+            raise
+        sealed = Sealed(blob.length, spooled.size, bytes(verifying.header), blob.commitment)
+        return await self._local.arrive(blob.key, sealed, spooled)
+
+    async def _receive(self, remote: IRemoteBlobs, blob: Blob, consumer: WorkerConsumer) -> None:
+        reading = remote.read_blob(blob.key.blob_id, consumer, blob.key.namespace)
+        # What fails verification ends the transfer: the rest is of no use.
+        consumer.on_failure = lambda failure: reading.cancel()
+        try:
+            await reading
+        except (CancelledError, TransferError):
+            await consumer.finish()
+            raise
+        await consumer.finish()
+
+    async def _note_failure(self, blob: Blob, error: BaseException) -> None:
+        if isinstance(error, BlobNotFound):
+            await completed(self._learn(blob, SyncEvent.MISSED))
+
+    def _learn(self, blob: Blob, event: SyncEvent) -> Deferred[SyncStatus]:
+        return self._local.learn(blob.key, blob.sealed(None), event)
+
+    def _server(self) -> IRemoteBlobs:
+        if self._remote is None:
+            raise NoServer()
+        return self._remote

@@ -1,0 +1,132 @@
+"""
+The documents of one store, as objects: saves what they hold, and makes them from what is stored.
+
+The rules are in `soledad.client.local.documents`, which runs them in the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from os import urandom
+
+from attrs import define
+from twisted.logger import Logger
+
+from soledad.client.document import Document, Home, Snapshot
+from soledad.client.interfaces import IDocuments, ILocalBlobs
+from soledad.deferreds import completed, in_turn
+from soledad.errors import InvalidContent, StorageError
+from soledad.model.content import Content
+from soledad.model.document import Changes, Stored, Written
+from soledad.model.ids import BlobId, DocId, doc_id, random_doc_id
+
+_log = Logger()
+
+
+@define(eq=False)
+class Documents:
+    """What `Soledad` does with documents; it says what each is for."""
+
+    _local: IDocuments
+    _blobs: ILocalBlobs
+    _home: Home
+    #: Bytes that the text of a document may have; `None`: any number.
+    size_limit: int | None = None
+
+    async def create(self, doc: Document) -> Document:
+        """Save a new document."""
+        await self.put(doc)
+        return doc
+
+    async def put(self, doc: Document) -> str:
+        """Save what a document holds now."""
+        (rev,) = await self.put_all([doc])
+        return rev
+
+    async def put_all(self, docs: Sequence[Document]) -> list[str]:
+        """Save what several documents hold now, all or none."""
+        snapshots = [_snapshot(doc) for doc in docs]
+        return await in_turn((doc.saving for doc in docs), partial(self._put_all, docs, snapshots))
+
+    async def delete(self, doc: Document) -> str:
+        """Leave a tombstone."""
+        return await in_turn([doc.saving], partial(self._delete, doc))
+
+    async def get(self, wanted: str, include_deleted: bool) -> Document | None:
+        """Return one document."""
+        docs = await self.get_many([wanted], include_deleted)
+        return docs[0] if docs else None
+
+    async def get_many(self, wanted: Iterable[str], include_deleted: bool) -> list[Document]:
+        """Return documents in the order asked, without those that are missing."""
+        stored = await self._local.get_many([doc_id(one) for one in wanted])
+        return [self._load(one) for one in stored if include_deleted or one.content is not None]
+
+    async def get_all(self, include_deleted: bool) -> tuple[int, list[Document]]:
+        """Return the generation and all documents."""
+        generation, stored = await self._local.get_all(include_deleted)
+        return generation, [self._load(one) for one in stored]
+
+    async def whats_changed(self, generation: int) -> Changes:
+        """Return what changed after a generation."""
+        return await self._local.whats_changed(generation)
+
+    async def _put_all(self, docs: Sequence[Document], snapshots: Sequence[Snapshot]) -> list[str]:
+        wanted = [_stored(doc, snapshot) for doc, snapshot in zip(docs, snapshots, strict=True)]
+        written = await self._local.put_all(wanted, self.size_limit)
+        for doc, snapshot, outcome in zip(docs, snapshots, written, strict=True):
+            doc.settle(outcome.rev, snapshot, self._home)
+        await self._refer(wanted, written)
+        return [outcome.rev for outcome in written]
+
+    async def _delete(self, doc: Document) -> str:
+        outcome = await self._local.delete(_id_of(doc), doc.rev or "")
+        doc.make_tombstone()
+        doc.settle(outcome.rev, doc.snapshot(), self._home)
+        await self._refer([], [outcome])
+        return outcome.rev
+
+    async def _refer(self, stored: Sequence[Stored], written: Sequence[Written]) -> None:
+        """Tell the blobs what documents that are saved now refer to."""
+        pointers = [pointer for one in stored for pointer in one.attachments.values()]
+        dropped = frozenset[BlobId]().union(*(outcome.dropped for outcome in written))
+        if not pointers and not dropped:
+            return
+        try:
+            await completed(self._blobs.refer(pointers, dropped))
+        except StorageError:
+            # The documents are saved, and stay so; the next opening tells the blobs.
+            _log.failure("References to blobs could not be noted")
+
+    def _load(self, stored: Stored) -> Document:
+        snapshot = Snapshot(stored.content, stored.attachments)
+        return Document.load(stored.doc_id, stored.rev, snapshot, self._home)
+
+
+def new_document(content: Content | None, json: str | None, wanted_id: str | None) -> Document:
+    """
+    Make a document to be saved.
+
+    :raise InvalidContent: there is no content.
+    """
+    if content is None and json is None:
+        raise InvalidContent("None is the content of a deleted document")
+    made = random_doc_id(urandom(16)) if wanted_id is None else wanted_id
+    return Document(made, json=json, content=content)
+
+
+def _snapshot(doc: Document) -> Snapshot:
+    if doc.doc_id is None:
+        doc.doc_id = random_doc_id(urandom(16))
+    doc_id(doc.doc_id)
+    return doc.snapshot()
+
+
+def _stored(doc: Document, snapshot: Snapshot) -> Stored:
+    # The revision is the one that the object has now: earlier writes of it have ended.
+    return Stored(_id_of(doc), doc.rev or "", snapshot.text, snapshot.attachments)
+
+
+def _id_of(doc: Document) -> DocId:
+    return doc_id(doc.doc_id)

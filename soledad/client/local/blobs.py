@@ -1,0 +1,265 @@
+"""
+Blobs on this device: rows that say where their bytes are and what is to be done, and the sealed bytes.
+
+The functions take a cursor and are jobs of the blobs' `Database`; `LocalBlobs` joins them with the files.  The bytes
+are opaque here: who seals and opens them is `soledad.client.blobs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, TypeVar
+
+from attrs import define, frozen
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
+
+from soledad.client.interfaces import Container, ILocalBlobs, Spooled
+from soledad.client.local.database import Cursor, Database
+from soledad.client.local.files import BlobFiles, Spool, StoredContainer
+from soledad.deferreds import Worker, completed, deferred
+from soledad.errors import BlobExists, BlobNotFound
+from soledad.model.attachment import Pointer
+from soledad.model.blob import BlobKey, KnownBlob, Priority, Sealed, SyncEvent, SyncStatus, after
+from soledad.model.ids import ATTACHMENTS, BlobId, Namespace
+
+T = TypeVar("T")
+
+
+@frozen
+class BlobRow:
+    """A blob's row, without its bytes."""
+
+    id: int
+    known: KnownBlob
+    #: The name of its file, if its container is one.
+    file: str | None
+    #: Seconds of its grace period that are over; `None`: it is not condemned.
+    condemned: float | None
+
+    @property
+    def status(self) -> SyncStatus:
+        """Where its bytes are."""
+        return self.known.status
+
+
+_SELECT = "SELECT id, namespace, blob_id, status, length, size, header, commitment, file, condemned FROM blob"
+
+
+def get(cursor: Cursor, key: BlobKey) -> BlobRow | None:
+    """Return a blob's row."""
+    query = f"{_SELECT} WHERE namespace = ? AND blob_id = ?"
+    row = cursor.execute(query, (key.namespace, key.blob_id)).fetchone()
+    return None if row is None else _row(row)
+
+
+def must_get(cursor: Cursor, key: BlobKey) -> BlobRow:
+    """:raise BlobNotFound: this device knows no such blob."""
+    row = get(cursor, key)
+    if row is None:
+        raise BlobNotFound(key.blob_id, key.namespace)
+    return row
+
+
+def insert(cursor: Cursor, key: BlobKey, status: SyncStatus, sealed: Sealed, spooled: Spooled | None = None) -> None:
+    """
+    Add a blob; one that nothing refers to yet is condemned until something does.
+
+    :raise BlobExists: the id is taken.
+    """
+    if get(cursor, key) is not None:
+        raise BlobExists(key.blob_id, key.namespace)
+    cursor.execute(
+        """
+        INSERT INTO blob (namespace, blob_id, status, priority, length, size, header, commitment, condemned)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+        """,
+        (
+            key.namespace,
+            key.blob_id,
+            status.value,
+            Priority.MEDIUM.value,
+            sealed.length,
+            sealed.size,
+            sealed.header,
+            sealed.commitment,
+            0.0 if status is SyncStatus.UNREFERENCED else None,
+        ),
+    )
+    if spooled is not None:
+        _keep_bytes(cursor, cursor.lastrowid, spooled)
+
+
+def arrive(cursor: Cursor, key: BlobKey, sealed: Sealed, spooled: Spooled) -> SyncStatus:
+    """Take the verified bytes of a blob that was not here; return its status."""
+    row = get(cursor, key)
+    if row is None:
+        insert(cursor, key, SyncStatus.REMOTE, sealed)
+        row = must_get(cursor, key)
+    status = after(row.status, SyncEvent.ARRIVED)
+    cursor.execute(
+        "UPDATE blob SET status = ?, size = ?, header = ?, reason = NULL WHERE id = ?",
+        (status.value, sealed.size, sealed.header, row.id),
+    )
+    _keep_bytes(cursor, row.id, spooled)
+    return status
+
+
+def change(cursor: Cursor, key: BlobKey, event: SyncEvent, reason: str | None = None) -> SyncStatus:
+    """Note what happened to a blob; return its status after it."""
+    row = must_get(cursor, key)
+    status = after(row.status, event)
+    cursor.execute("UPDATE blob SET status = ?, reason = ? WHERE id = ?", (status.value, reason, row.id))
+    return status
+
+
+def learn(cursor: Cursor, key: BlobKey, sealed: Sealed, event: SyncEvent) -> SyncStatus:
+    """Note what the server says of a blob, which this device may not have known; return its status after it."""
+    if get(cursor, key) is None:
+        insert(cursor, key, SyncStatus.AWAITED, sealed)
+    return change(cursor, key, event)
+
+
+def refer(cursor: Cursor, pointers: Iterable[Pointer]) -> None:
+    """Keep the blobs that a saved document points at; those that are here only are to be sent."""
+    for pointer in pointers:
+        key = BlobKey(ATTACHMENTS, pointer.blob_id)
+        row = get(cursor, key)
+        if row is None:
+            insert(cursor, key, SyncStatus.AWAITED, Sealed(pointer.length, 0, None, pointer.commitment))
+        elif row.status is SyncStatus.UNREFERENCED or row.condemned is not None:
+            status = after(row.status, SyncEvent.REFERENCED)
+            cursor.execute("UPDATE blob SET status = ?, condemned = NULL WHERE id = ?", (status.value, row.id))
+
+
+def condemn(cursor: Cursor, blob_ids: Iterable[BlobId]) -> None:
+    """Begin the grace period of attachments that nothing refers to."""
+    query = "UPDATE blob SET condemned = 0 WHERE namespace = ? AND blob_id = ? AND condemned IS NULL"
+    cursor.executemany(query, [(ATTACHMENTS, blob_id) for blob_id in blob_ids])
+
+
+def lose(cursor: Cursor, files: set[str]) -> set[str]:
+    """
+    Note which blobs have lost their file; return the files that are known.
+
+    :param files: all that are there.
+    """
+    rows = [_row(row) for row in cursor.execute(f"{_SELECT} WHERE file IS NOT NULL")]
+    for row in rows:
+        if row.file not in files:
+            status = after(row.status, SyncEvent.LOST)
+            cursor.execute("UPDATE blob SET status = ?, file = NULL WHERE id = ?", (status.value, row.id))
+    return {row.file for row in rows if row.file is not None}
+
+
+def compare(cursor: Cursor, referenced: set[BlobId]) -> tuple[set[BlobId], set[BlobId]]:
+    """
+    Compare attachments with what documents refer to.
+
+    :return: those that are referred to but not kept for that, and those that are kept but not referred to.
+    """
+    query = "SELECT blob_id, condemned IS NULL AND status != ? FROM blob WHERE namespace = ?"
+    rows = cursor.execute(query, (SyncStatus.UNREFERENCED.value, ATTACHMENTS)).fetchall()
+    kept = {BlobId(blob_id) for blob_id, is_kept in rows if is_kept}
+    return referenced - kept, kept - referenced
+
+
+def inline_bytes(cursor: Cursor, row_id: int) -> bytes | None:
+    """Return the bytes that are kept in the database."""
+    row = cursor.execute("SELECT bytes FROM container WHERE id = ?", (row_id,)).fetchone()
+    return None if row is None else row[0]
+
+
+def _keep_bytes(cursor: Cursor, row_id: int, spooled: Spooled) -> None:
+    cursor.execute("UPDATE blob SET file = ? WHERE id = ?", (spooled.file, row_id))
+    if spooled.inline is not None:
+        cursor.execute("INSERT INTO container VALUES (?, ?)", (row_id, spooled.inline))
+
+
+def _row(row: tuple[Any, ...]) -> BlobRow:
+    row_id, namespace, blob_id, status, length, size, header, commitment, file, condemned = row
+    key = BlobKey(Namespace(namespace), BlobId(blob_id))
+    known = KnownBlob(key, SyncStatus(status), Sealed(length, size, header, commitment))
+    return BlobRow(row_id, known, file, condemned)
+
+
+@implementer(ILocalBlobs)
+@define(eq=False)
+class LocalBlobs:
+    """The sealed blobs of this device, rows and bytes."""
+
+    database: Database
+    files: BlobFiles
+    #: Where files are read and written.
+    worker: Worker
+
+    @deferred
+    async def get(self, key: BlobKey) -> KnownBlob | None:
+        """See `ILocalBlobs`."""
+        row = await self.database.read(get, key)
+        return None if row is None else row.known
+
+    @deferred
+    async def open(self, key: BlobKey) -> tuple[KnownBlob, Container]:
+        """See `ILocalBlobs`."""
+        row, inline = await self.database.read(_row_and_bytes, key)
+        if inline is not None:
+            return row.known, StoredContainer(len(inline), inline=inline)
+        if row.file is None:
+            raise BlobNotFound(key.blob_id, key.namespace)
+        # Once it is open, the caller must get it, to close it.
+        return row.known, await completed(self.worker.run(self._open_file, row))
+
+    def spool(self) -> Spool:
+        """See `ILocalBlobs`."""
+        return self.files.spool()
+
+    @deferred
+    async def put(self, key: BlobKey, sealed: Sealed, spooled: Spooled) -> None:
+        """See `ILocalBlobs`."""
+        await self._keep(spooled, insert, key, SyncStatus.UNREFERENCED, sealed, spooled)
+
+    @deferred
+    async def arrive(self, key: BlobKey, sealed: Sealed, spooled: Spooled) -> SyncStatus:
+        """See `ILocalBlobs`."""
+        return await self._keep(spooled, arrive, key, sealed, spooled)
+
+    def change(self, key: BlobKey, event: SyncEvent) -> Deferred[SyncStatus]:
+        """See `ILocalBlobs`."""
+        return self.database.write(change, key, event)
+
+    def learn(self, key: BlobKey, sealed: Sealed, event: SyncEvent) -> Deferred[SyncStatus]:
+        """See `ILocalBlobs`."""
+        return self.database.write(learn, key, sealed, event)
+
+    def refer(self, pointers: Sequence[Pointer], dropped: Collection[BlobId]) -> Deferred[None]:
+        """See `ILocalBlobs`."""
+        return self.database.write(refer_and_condemn, pointers, dropped)
+
+    async def _keep(self, spooled: Spooled, job: Callable[..., T], *args: Any) -> T:
+        """Commit the row of a container; if that fails, or is cancelled before, nothing is left of its file."""
+        try:
+            return await self.database.write(job, *args)
+        except BaseException:
+            if spooled.file is not None:
+                await completed(self.worker.run(self.files.remove, spooled.file))
+            raise
+
+    def _open_file(self, row: BlobRow) -> StoredContainer:
+        assert row.file is not None
+        key, sealed = row.known.key, row.known.sealed
+        try:
+            return StoredContainer(sealed.size, descriptor=self.files.open(row.file))
+        except FileNotFoundError:
+            raise BlobNotFound(key.blob_id, key.namespace) from None
+
+
+def _row_and_bytes(cursor: Cursor, key: BlobKey) -> tuple[BlobRow, bytes | None]:
+    row = must_get(cursor, key)
+    return row, inline_bytes(cursor, row.id)
+
+
+def refer_and_condemn(cursor: Cursor, pointers: Sequence[Pointer], dropped: Collection[BlobId]) -> None:
+    """Do as `refer` and `condemn`, in one job."""
+    refer(cursor, pointers)
+    condemn(cursor, dropped)

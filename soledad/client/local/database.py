@@ -1,0 +1,308 @@
+"""
+SQLCipher databases: keying, threads, migrations, and the group commit.
+
+A `Database` has one writer and one reader, each a connection in a worker of its own.  Jobs are functions of a cursor;
+what they do is in the modules beside this one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
+
+import sqlcipher3.dbapi2 as sqlcipher
+from attrs import define, field
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from soledad.client.local.durable import file_faults
+from soledad.deferreds import Worker, outlasting, unawaited
+from soledad.errors import ForeignStore, NewerSchema, NotADatabase, StorageFailed, StorageFull
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Cursor: TypeAlias = Any
+Connection: TypeAlias = Any
+#: A numbered change of the schema: the text of SQL statements.
+Migration: TypeAlias = str
+
+#: Calls that share a commit at most: so many answers at once do not hold up the reactor.
+GROUP = 200
+#: "SLDA": marks the files as ours (PRAGMA application_id).
+APPLICATION_ID = 0x534C4441
+
+
+@define(eq=False)
+class _Call:
+    """One job that waits for its commit."""
+
+    job: Callable[[Cursor], Any]
+    done: Deferred[Any] = field(factory=Deferred)
+
+
+@define(eq=False)
+class Database:
+    """One database, open: writes share commits, reads see what is committed and wait for no write."""
+
+    _path: Path
+    _writing: Worker
+    _reading: Worker
+    _writer: Connection
+    _reader: Connection
+    _waiting: list[_Call] = field(factory=list, init=False)
+    _committing: bool = field(default=False, init=False)
+    _idle: list[Deferred[None]] = field(factory=list, init=False)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        key: bytes,
+        user: str,
+        migrations: Sequence[Migration],
+        page_size: int,
+        workers: tuple[Worker, Worker],
+    ) -> Database:
+        """
+        Open the database at ``path``, or make it; blocks.
+
+        :param key: 32 bytes, used raw.
+        :param user: whose store it is.
+        :param workers: for the writer and for the reader.
+        :raise NotADatabase: it is not SQLCipher's, is damaged, or has another key.
+        :raise ForeignStore: it is of another user.
+        :raise NewerSchema: a newer version of this library wrote it.
+        """
+        with file_faults(path):
+            # Made before SQLite makes it, for its owner only; the files beside it follow it.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        writer = connect(path, key, page_size)
+        try:
+            migrate(writer, path, migrations)
+            _claim(writer, path, user)
+            reader = connect(path, key, page_size)
+            reader.execute("PRAGMA query_only = ON")
+        except BaseException:
+            writer.close()
+            raise
+        return cls(path, *workers, writer, reader)
+
+    def write(self, job: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """
+        Run ``job(cursor, ...)`` in a transaction, and fire with its result once that is durable.
+
+        Calls that wait at the same time share one commit; each has a savepoint, so a job that raises undoes and
+        fails its own call only.  A job may be run again, so it changes nothing but the database.  Cancelling works
+        until the job's turn has come.
+
+        :raise StorageFull: the disk is full; nothing of this was stored.
+        :raise StorageFailed: the disk failed; nothing of this was stored.
+        """
+        call = _Call(_bound(job, args, kwargs))
+        self._waiting.append(call)
+        self._next()
+        return outlasting(call.done, partial(self._withdraw, call))
+
+    def read(self, job: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run ``job(cursor, ...)`` on one snapshot of what is committed, and fire with its result."""
+        return self._reading.run(partial(_snapshot, self._reader, self._path, _bound(job, args, kwargs)))
+
+    def write_now(self, job: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do as `write`, blocking: before the store is open, when nothing else uses the database."""
+        (outcome,) = commit_group(self._writer, self._path, [_bound(job, args, kwargs)])
+        if isinstance(outcome, Failure):
+            outcome.raiseException()
+        result: T = outcome
+        return result
+
+    def read_now(self, job: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do as `read`, blocking: before the store is open, when nothing else uses the database."""
+        return _snapshot(self._reader, self._path, _bound(job, args, kwargs))
+
+    def abandon(self) -> None:
+        """Close it, blocking, when opening the store has failed."""
+        self._reader.close()
+        self._writer.close()
+
+    def idle(self) -> Deferred[None]:
+        """Fire when no write waits or runs."""
+        done: Deferred[None] = Deferred()
+        self._idle.append(done)
+        self._next()
+        return done
+
+    async def close(self) -> None:
+        """Wait for all writes, and close.  Nothing may be called any more."""
+        await self.idle()
+        await self._reading.run(self._reader.close)
+        await self._writing.run(self._writer.close)
+
+    def _withdraw(self, call: _Call) -> None:
+        if call in self._waiting:
+            self._waiting.remove(call)
+            call.done.cancel()
+
+    def _next(self) -> None:
+        if self._committing:
+            return
+        if self._waiting:
+            group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
+            self._committing = True
+            jobs = [call.job for call in group]
+            work = self._writing.run(commit_group, self._writer, self._path, jobs)
+            unawaited(work.addBoth(self._committed, group))
+        else:
+            idle, self._idle = self._idle, []
+            for done in idle:
+                done.callback(None)
+
+    def _committed(self, outcomes: list[Any] | Failure, group: list[_Call]) -> None:
+        self._committing = False
+        self._next()
+        for number, call in enumerate(group):
+            call.done.callback(outcomes if isinstance(outcomes, Failure) else outcomes[number])
+
+
+def _bound(job: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Cursor], T]:
+    return lambda cursor: job(cursor, *args, **kwargs)
+
+
+def connect(path: Path, key: bytes, page_size: int) -> Connection:
+    """
+    Open one connection to the database at ``path``, with its settings; blocks.
+
+    The settings are part of the format: docs/spec/store.rst, "Databases".
+
+    :raise NotADatabase: it cannot be read with this key.
+    """
+    try:
+        connection = sqlcipher.connect(os.fspath(path), isolation_level=None, check_same_thread=False, timeout=10)
+    except sqlcipher.Error as error:
+        raise _translated(error, path) from None
+    try:
+        # A raw key in SQL text: the statement must not get into a traceback, hence `from None` below.
+        connection.execute(f"PRAGMA key = \"x'{key.hex()}'\"")
+        connection.execute(f"PRAGMA cipher_page_size = {page_size}")
+        connection.execute("PRAGMA cipher_hmac_algorithm = HMAC_SHA256")
+        connection.execute("PRAGMA cipher_memory_security = OFF")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")
+    except sqlcipher.Error as error:
+        connection.close()
+        raise _translated(error, path) from None
+    return connection
+
+
+def migrate(connection: Connection, path: Path, migrations: Sequence[Migration]) -> None:
+    """
+    Bring the schema to the newest version: each migration in a transaction, with its number.
+
+    :raise NewerSchema: the database has more migrations than are known.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(migrations):
+        raise NewerSchema(str(path), version, len(migrations))
+    for number, statements in enumerate(migrations[version:], version + 1):
+        _transaction(
+            connection,
+            path,
+            f"PRAGMA application_id = {APPLICATION_ID}; {statements}; PRAGMA user_version = {number};",
+        )
+
+
+def _transaction(connection: Connection, path: Path, statements: str) -> None:
+    try:
+        connection.executescript(f"BEGIN IMMEDIATE; {statements} COMMIT;")
+    except sqlcipher.Error as error:
+        _roll_back(connection)
+        raise _translated(error, path) from None
+
+
+def _claim(connection: Connection, path: Path, user: str) -> None:
+    try:
+        connection.execute("INSERT OR IGNORE INTO meta VALUES ('user', ?)", (user,))
+        (owner,) = connection.execute("SELECT value FROM meta WHERE key = 'user'").fetchone()
+    except sqlcipher.Error as error:
+        raise _translated(error, path) from None
+    if owner != user:
+        raise ForeignStore(str(path), str(owner))
+
+
+def commit_group(connection: Connection, path: Path, jobs: list[Callable[[Cursor], Any]]) -> list[Any]:
+    """
+    Run jobs in one transaction; blocks.
+
+    :return: for each job, its result or its `Failure`.  When the commit fails, or the database gives the transaction
+        up, all of it is undone, and each job has a transaction of its own: the disk may be full for one of them only.
+    """
+    if len(jobs) == 1:
+        return [_commit_one(connection, path, jobs[0])]
+    outcomes: list[Any] = []
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for job in jobs:
+            outcomes.append(_in_savepoint(connection, job))
+        connection.execute("COMMIT")
+    except sqlcipher.Error:
+        _roll_back(connection)
+        return [_commit_one(connection, path, job) for job in jobs]
+    return outcomes
+
+
+def _in_savepoint(connection: Connection, job: Callable[[Cursor], Any]) -> Any:
+    connection.execute("SAVEPOINT call")
+    try:
+        result = job(connection.cursor())
+    except sqlcipher.Error:
+        raise
+    except Exception:
+        connection.execute("ROLLBACK TO call")
+        result = Failure()
+    connection.execute("RELEASE call")
+    return result
+
+
+def _commit_one(connection: Connection, path: Path, job: Callable[[Cursor], Any]) -> Any:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        result = job(connection.cursor())
+        connection.execute("COMMIT")
+    except Exception as error:
+        _roll_back(connection)
+        return Failure(_translated(error, path)) if isinstance(error, sqlcipher.Error) else Failure()
+    return result
+
+
+def _snapshot(connection: Connection, path: Path, job: Callable[[Cursor], T]) -> T:
+    try:
+        connection.execute("BEGIN")
+        try:
+            return job(connection.cursor())
+        finally:
+            _roll_back(connection)
+    except sqlcipher.Error as error:
+        raise _translated(error, path) from None
+
+
+def _roll_back(connection: Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _translated(error: Exception, path: Path) -> Exception:
+    """Return the error of ours for one of SQLCipher's; programming errors stay what they are."""
+    text = str(error)
+    if "full" in text:
+        return StorageFull(str(path))
+    if "not a database" in text or "malformed" in text or "encrypted" in text:
+        return NotADatabase(str(path))
+    if isinstance(error, sqlcipher.OperationalError):
+        return StorageFailed(text)
+    return error

@@ -1,0 +1,69 @@
+"""
+The tables of the two databases, as numbered migrations.
+
+A migration that was released is never changed; a new one is added.  Source: docs/spec/store.rst.
+"""
+
+from __future__ import annotations
+
+#: Bytes of a page.  docs/spec/store.rst, "Databases".
+DOCUMENTS_PAGE, BLOBS_PAGE = 4096, 16384
+
+_META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID"
+
+DOCUMENTS = (
+    f"""
+    {_META};
+    CREATE TABLE document (
+        id INTEGER PRIMARY KEY,
+        doc_id TEXT NOT NULL UNIQUE,
+        rev TEXT NOT NULL,
+        content TEXT,                           -- JSON; NULL: a tombstone
+        attachments TEXT                        -- JSON: name -> pointer; NULL: none
+    );
+    CREATE TABLE transaction_log (
+        generation INTEGER PRIMARY KEY AUTOINCREMENT,
+        doc_id TEXT NOT NULL,
+        transaction_id TEXT NOT NULL
+    );
+    CREATE TABLE blob_refs (                    -- which revision refers to which blob
+        doc_id TEXT NOT NULL,
+        rev TEXT NOT NULL,
+        namespace TEXT NOT NULL,
+        blob_id TEXT NOT NULL,
+        PRIMARY KEY (doc_id, rev, namespace, blob_id)
+    ) WITHOUT ROWID;
+    CREATE INDEX blob_refs_by_blob ON blob_refs (namespace, blob_id);
+    """,
+)
+
+BLOBS = (
+    f"""
+    {_META};
+    CREATE TABLE blob (
+        id INTEGER PRIMARY KEY,
+        namespace TEXT NOT NULL,
+        blob_id TEXT NOT NULL,
+        status TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        length INTEGER NOT NULL,                -- bytes of data
+        size INTEGER NOT NULL,                  -- bytes of the container
+        header BLOB,                            -- of the container, as far as it is known
+        commitment BLOB NOT NULL,
+        file TEXT UNIQUE,                       -- its name, if the container is a file
+        progress INTEGER NOT NULL DEFAULT 0,    -- bytes of the transfer under way
+        attempts INTEGER NOT NULL DEFAULT 0,
+        retry_at REAL,
+        reason TEXT,                            -- of the last failure
+        condemned REAL,                         -- seconds of the grace period that are over; NULL: not condemned
+        UNIQUE (namespace, blob_id)
+    );
+    CREATE INDEX blob_by_status ON blob (status, priority DESC, id);
+    CREATE INDEX blob_condemned ON blob (condemned) WHERE condemned IS NOT NULL;
+    -- Apart from the row, which changes often: an UPDATE would write the bytes again.
+    CREATE TABLE container (
+        id INTEGER PRIMARY KEY REFERENCES blob (id) ON DELETE CASCADE,
+        bytes BLOB NOT NULL
+    );
+    """,
+)

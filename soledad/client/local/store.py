@@ -1,0 +1,142 @@
+"""
+One store's files, opened together: the lock, the keyring, both databases, the folder of blobs.
+
+Everything here blocks, and is run in a worker, but for `LocalStore.close`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from os import urandom
+from pathlib import Path
+
+from attrs import define
+
+from soledad.client.local import blobs, documents, references
+from soledad.client.local.blobs import LocalBlobs
+from soledad.client.local.database import Database
+from soledad.client.local.documents import LocalDocuments
+from soledad.client.local.files import BlobFiles
+from soledad.client.local.keyring import StoreLock, change_passphrase, database_paths, lock_path, open_keyring
+from soledad.client.local.schema import BLOBS, BLOBS_PAGE, DOCUMENTS, DOCUMENTS_PAGE
+from soledad.crypto.container import KeyMaterial, Keys
+from soledad.crypto.kdf import Database as KeyOf
+from soledad.crypto.keyring import OpenKeyring
+from soledad.crypto.slots import Credential, SlotCredential
+from soledad.deferreds import InPlace, ThreadWorker
+from soledad.model.ids import UserId
+
+Threads = ThreadWorker | InPlace
+
+
+@define(eq=False)
+class Workers:
+    """The threads of one store."""
+
+    #: Files, sealing, key derivation.
+    files: Threads
+    #: For each database one that writes and one that reads.
+    documents: tuple[Threads, Threads]
+    blobs: tuple[Threads, Threads]
+
+    @classmethod
+    def start(cls, make: Callable[[int, str], Threads]) -> Workers:
+        """Make the workers: ``make(threads, name)`` makes one."""
+        return cls(
+            make(4, "soledad-files"),
+            (make(1, "soledad-documents"), make(1, "soledad-documents-reader")),
+            (make(1, "soledad-blobs"), make(1, "soledad-blobs-reader")),
+        )
+
+    def close(self) -> None:
+        """End them all; nothing runs in them any more."""
+        for worker in (self.files, *self.documents, *self.blobs):
+            worker.close()
+
+
+@define(eq=False)
+class LocalStore:
+    """An open store, without a server."""
+
+    folder: Path
+    lock: StoreLock
+    keyring: OpenKeyring
+    documents: LocalDocuments
+    blobs: LocalBlobs
+
+    @classmethod
+    def open(cls, folder: Path, user: UserId, credential: Credential, workers: Workers) -> LocalStore:
+        """Open the store in ``folder``, or make it; errors as `soledad.client.api.Soledad.open`."""
+        with ExitStack() as undo:
+            lock = StoreLock.acquire(lock_path(folder, user))
+            undo.callback(lock.release)
+            keyring = open_keyring(folder, user, credential, urandom)
+            databases = []
+            for path, name, migrations, page_size, threads in zip(
+                database_paths(folder, user),
+                (KeyOf.DOCUMENTS, KeyOf.BLOBS),
+                (DOCUMENTS, BLOBS),
+                (DOCUMENTS_PAGE, BLOBS_PAGE),
+                (workers.documents, workers.blobs),
+                strict=True,
+            ):
+                key = keyring.database_key(name)
+                databases.append(Database.open(path, key, user, migrations, page_size, threads))
+                undo.callback(databases[-1].abandon)
+            files = BlobFiles(folder / f"{user}_blobs")
+            files.prepare()
+            documents_database, blobs_database = databases
+            replica = documents_database.write_now(documents.replica)
+            store = cls(
+                folder,
+                lock,
+                keyring,
+                LocalDocuments(documents_database, replica),
+                LocalBlobs(blobs_database, files, workers.files),
+            )
+            store.reconcile()
+            undo.pop_all()
+        return store
+
+    def reconcile(self) -> None:
+        """
+        Mend what an end in the middle left: the two databases and the files are not written in one transaction.
+
+        Files without a row are swept; rows without their file have lost it; what documents refer to is kept and
+        queued; what nothing refers to is condemned.
+        """
+        files = self.blobs.files
+        names = files.names()
+        files.sweep(self.blobs.database.write_now(blobs.lose, names))
+        referenced = self.documents.database.read_now(references.referenced)
+        wanted, unreferred = self.blobs.database.read_now(blobs.compare, referenced)
+        if wanted or unreferred:
+            pointers = self.documents.database.read_now(documents.pointers_to, wanted)
+            self.blobs.database.write_now(blobs.refer_and_condemn, pointers, unreferred)
+
+    @property
+    def current(self) -> KeyMaterial:
+        """What new containers are sealed under."""
+        return self.keyring.current
+
+    @property
+    def roots(self) -> Keys:
+        """All that containers may be sealed under, by key id."""
+        return self.keyring.roots
+
+    def change_passphrase(self, passphrase: SlotCredential) -> None:
+        """Let the keyring open with another passphrase; the file is durable when this returns."""
+        self.keyring = change_passphrase(self.folder, self.keyring, passphrase, urandom)
+
+    def abandon(self) -> None:
+        """Give everything back at once, when opening ends after all."""
+        self.documents.database.abandon()
+        self.blobs.database.abandon()
+        self.lock.release()
+
+    async def close(self) -> None:
+        """Wait for what is being written, and give everything back."""
+        await self.documents.database.close()
+        await self.blobs.database.close()
+        self.lock.release()

@@ -1,0 +1,83 @@
+"""
+The content of a document: a JSON object, as text and as a value.
+
+Two contents are the same when their canonical texts are equal: the order of keys does not matter, while 1, 1.0 and
+true differ, which Python's ``==`` would not see.  Source: docs/spec/documents.rst, "Content".
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from soledad.errors import InvalidContent, InvalidJSON
+
+Content = dict[str, Any]
+
+_ATOMS = (str, int, float, bool, type(None))
+
+
+def parse(text: str | bytes) -> Content:
+    """:raise InvalidJSON: the text is not a JSON object (RFC 8259), or has numbers that are none."""
+    try:
+        value = json.loads(text, parse_constant=_no_number)
+    except RecursionError:
+        raise InvalidJSON("nested too deeply") from None
+    except (ValueError, TypeError) as error:
+        # The error's own text may quote the document.
+        raise InvalidJSON(type(error).__name__) from None
+    if not isinstance(value, dict):
+        raise InvalidJSON("not an object")
+    return value
+
+
+def render(content: Content) -> str:
+    """
+    Return the content as JSON text, keys in their order.
+
+    :raise InvalidContent: it is not a JSON object.
+    """
+    return _dumped(content, sort_keys=False)
+
+
+def canonical(content: Content) -> str:
+    """
+    Return the text that tells whether two contents are the same.
+
+    :raise InvalidContent: it is not a JSON object.
+    """
+    return _dumped(content, sort_keys=True)
+
+
+def _dumped(content: object, sort_keys: bool) -> str:
+    if not isinstance(content, dict):
+        raise InvalidContent("not a dict")
+    try:
+        _check_keys(content)
+        text = json.dumps(content, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode()
+    except RecursionError:
+        raise InvalidContent("nested too deeply, or in itself") from None
+    except UnicodeEncodeError:
+        raise InvalidContent("a lone surrogate") from None
+    except ValueError:
+        raise InvalidContent("a number that is none, or a value within itself") from None
+    return text
+
+
+def _check_keys(value: Any) -> None:
+    """Refuse what `json` would change in silence: keys that are not text, tuples, and what is no JSON at all."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InvalidContent("a key that is not text")
+            _check_keys(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_keys(item)
+    elif not isinstance(value, _ATOMS):
+        raise InvalidContent(f"a value of type {type(value).__name__}")
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(name)

@@ -1,0 +1,65 @@
+"""
+Revisions: version vectors, written ``replica:counter`` pairs joined by ``|`` and sorted by replica.
+
+Source: docs/spec/documents.rst, "Revisions".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from soledad.errors import InvalidIdentifier
+
+_PAIR = re.compile(r"([0-9A-Za-z_-]{1,64}):([1-9][0-9]{0,17})", re.ASCII)
+
+#: Replica -> how often it changed the document.
+Vector = Mapping[str, int]
+
+
+def parse(rev: str | None) -> Vector:
+    """
+    Return the vector that a revision stands for; `None` and the empty text are the empty one.
+
+    :raise InvalidIdentifier: it is not a revision.
+    """
+    if not rev:
+        return {}
+    vector: dict[str, int] = {}
+    for pair in rev.split("|"):
+        match = _PAIR.fullmatch(pair)
+        if match is None or match[1] in vector:
+            raise InvalidIdentifier("revision", rev[:80])
+        vector[match[1]] = int(match[2])
+    return vector
+
+
+def render(vector: Vector) -> str:
+    """Return the revision of a vector."""
+    return "|".join(f"{replica}:{counter}" for replica, counter in sorted(vector.items()))
+
+
+def incremented(rev: str | None, replica: str) -> str:
+    """Return the revision that follows ``rev`` when ``replica`` changes the document."""
+    vector = parse(rev)
+    return render({**vector, replica: vector.get(replica, 0) + 1})
+
+
+def maximum(*revs: str) -> str:
+    """Return the least revision that is not older than any of ``revs``."""
+    highest: dict[str, int] = {}
+    for rev in revs:
+        for replica, counter in parse(rev).items():
+            highest[replica] = max(counter, highest.get(replica, 0))
+    return render(highest)
+
+
+def is_newer(one: str | None, other: str | None) -> bool:
+    """Tell whether ``one`` was made with knowledge of ``other`` and is not the same."""
+    mine, theirs = parse(one), parse(other)
+    return mine != theirs and all(mine.get(replica, 0) >= counter for replica, counter in theirs.items())
+
+
+def is_concurrent(one: str | None, other: str | None) -> bool:
+    """Tell whether neither was made with knowledge of the other."""
+    return parse(one) != parse(other) and not is_newer(one, other) and not is_newer(other, one)
