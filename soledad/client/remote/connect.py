@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from attrs import define, field, frozen
+from twisted.internet.interfaces import IReactorTime
 
 from soledad.client.interfaces import IRemoteBlobs
-from soledad.deferreds import Worker
+from soledad.client.remote.agent import ServerAgent, load_tls, make_agent
+from soledad.client.remote.blobs import RemoteBlobs
+from soledad.client.remote.connection import Limits
+from soledad.client.remote.http import ServerConnection, server_url
+from soledad.deferreds import Worker, completed
 from soledad.errors import InvalidServerURL
 from soledad.model.ids import UserId
 
@@ -27,12 +33,22 @@ class Server:
     """One user's server: what is asked of it, over connections that are its own."""
 
     blobs: IRemoteBlobs
+    _connection: ServerConnection
+    _agent: ServerAgent = field(repr=False)
+
+    @classmethod
+    def over(cls, agent: ServerAgent, clock: IReactorTime, user: UserId, address: Address) -> Server:
+        """Talk to the server at ``address`` through ``agent``, which is closed with it."""
+        connection = ServerConnection.over(agent, clock, address.url, user, address.token)
+        return cls(RemoteBlobs(connection), connection, agent)
 
     def set_token(self, token: str) -> None:
-        pass
+        """Use another token from the next request on."""
+        self._connection.set_token(token)
 
     async def close(self) -> None:
         """End all requests and connections; fires when they are gone."""
+        await completed(self._agent.close())
 
 
 def check_server(url: str | None, token: str | None, cert_file: str | Path | None) -> Address | None:
@@ -47,13 +63,19 @@ def check_server(url: str | None, token: str | None, cert_file: str | Path | Non
         return None
     if not token:
         raise InvalidServerURL("auth_token is missing")
-    return Address(url, token, None if cert_file is None else Path(cert_file))
+    checked = server_url(url)
+    if cert_file is not None and not checked.startswith("https:"):
+        raise InvalidServerURL("cert_file goes with https")
+    return Address(checked, token, None if cert_file is None else Path(cert_file))
 
 
-async def connect(reactor: Any, worker: Worker, user: UserId, address: Address) -> Server:
+async def connect(reactor: Any, worker: Worker, user: UserId, address: Address, limits: Limits | None = None) -> Server:
     """
     Make ready to talk to a server; nothing is sent yet.
 
     :raise InvalidServerURL: the certificates cannot be used.
     """
-    raise AssertionError
+    parts = urlsplit(address.url)
+    # The authorities' certificates are read and parsed once, off the reactor's thread.
+    tls = await worker.run(load_tls, parts.hostname, address.cert_file) if parts.scheme == "https" else None
+    return Server.over(make_agent(reactor, tls, limits), reactor, user, address)
