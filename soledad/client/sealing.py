@@ -177,7 +177,8 @@ def _size_left(file: Any) -> int:
         file.seek(here)
     except (OSError, AttributeError, ValueError):
         return 0
-    return max(0, end - here)
+    left: int = max(0, end - here)
+    return left
 
 
 def open_window(opener: RangeOpener, sealed: bytes) -> bytes:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from attrs import define, field, frozen
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred
 
 from soledad.client.interfaces import IRemoteBlobs
-from soledad.client.remote.agent import ServerAgent, load_tls, make_agent
+from soledad.client.remote.agent import load_tls, make_agent
 from soledad.client.remote.blobs import RemoteBlobs
-from soledad.client.remote.connection import Limits
 from soledad.client.remote.http import ServerConnection, server_url
-from soledad.deferreds import Worker, completed
+from soledad.deferreds import Worker
 from soledad.errors import InvalidServerURL
 from soledad.model.ids import UserId
+
+
+class ClosingAgent(Protocol):
+    """An agent whose connections can be ended."""
+
+    def close(self) -> Deferred[None]:
+        """End all requests and connections; fires when they are gone."""
 
 
 @frozen
@@ -25,7 +31,13 @@ class Address:
 
     url: str
     token: str = field(repr=False)
+    #: The certificates to trust instead of the system's.
     cert_file: Path | None = None
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether it is spoken to over TLS."""
+        return urlsplit(self.url).scheme == "https"
 
 
 @define(eq=False)
@@ -34,21 +46,22 @@ class Server:
 
     blobs: IRemoteBlobs
     _connection: ServerConnection
-    _agent: ServerAgent = field(repr=False)
+    _agent: ClosingAgent
 
     @classmethod
-    def over(cls, agent: ServerAgent, clock: IReactorTime, user: UserId, address: Address) -> Server:
-        """Talk to the server at ``address`` through ``agent``, which is closed with it."""
-        connection = ServerConnection.over(agent, clock, address.url, user, address.token)
+    def over(cls, agent: Any, reactor: Any, user: UserId, address: Address) -> Server:
+        """Ask through ``agent``, which is closed with this."""
+        connection = ServerConnection.over(agent, reactor, address.url, user, address.token)
         return cls(RemoteBlobs(connection), connection, agent)
 
     def set_token(self, token: str) -> None:
-        """Use another token from the next request on."""
+        """Use another token from the next request on. :raise InvalidServerURL: it is none."""
+        _check_token(token)
         self._connection.set_token(token)
 
-    async def close(self) -> None:
+    def close(self) -> Deferred[None]:
         """End all requests and connections; fires when they are gone."""
-        await completed(self._agent.close())
+        return self._agent.close()
 
 
 def check_server(url: str | None, token: str | None, cert_file: str | Path | None) -> Address | None:
@@ -61,21 +74,26 @@ def check_server(url: str | None, token: str | None, cert_file: str | Path | Non
         if token is not None or cert_file is not None:
             raise InvalidServerURL("auth_token and cert_file go with server_url")
         return None
-    if not token:
-        raise InvalidServerURL("auth_token is missing")
-    checked = server_url(url)
-    if cert_file is not None and not checked.startswith("https:"):
+    _check_token(token)
+    assert token is not None
+    address = Address(server_url(url), token, None if cert_file is None else Path(cert_file))
+    if cert_file is not None and not address.is_secure:
         raise InvalidServerURL("cert_file goes with https")
-    return Address(checked, token, None if cert_file is None else Path(cert_file))
+    return address
 
 
-async def connect(reactor: Any, worker: Worker, user: UserId, address: Address, limits: Limits | None = None) -> Server:
+async def connect(reactor: Any, worker: Worker, user: UserId, address: Address) -> Server:
     """
     Make ready to talk to a server; nothing is sent yet.
 
     :raise InvalidServerURL: the certificates cannot be used.
     """
-    parts = urlsplit(address.url)
-    # The authorities' certificates are read and parsed once, off the reactor's thread.
-    tls = await worker.run(load_tls, parts.hostname, address.cert_file) if parts.scheme == "https" else None
-    return Server.over(make_agent(reactor, tls, limits), reactor, user, address)
+    tls = None
+    if address.is_secure:
+        tls = await worker.run(load_tls, urlsplit(address.url).hostname, address.cert_file)
+    return Server.over(make_agent(reactor, tls), reactor, user, address)
+
+
+def _check_token(token: str | None) -> None:
+    if not isinstance(token, str) or not token:
+        raise InvalidServerURL("auth_token is missing")
