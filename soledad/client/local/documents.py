@@ -101,8 +101,8 @@ def get_many(cursor: Cursor, doc_ids: Sequence[DocId]) -> list[Stored]:
 def get_all(cursor: Cursor, include_deleted: bool) -> tuple[int, list[Stored]]:
     """Return the generation, and all documents ordered by id."""
     condition = "" if include_deleted else "WHERE content IS NOT NULL"
-    rows = cursor.execute(f"{_SELECT} {condition} ORDER BY doc_id")
-    return generation(cursor)[0], [_stored(row) for row in rows]
+    stored = [_stored(row) for row in cursor.execute(f"{_SELECT} {condition} ORDER BY doc_id")]
+    return generation(cursor)[0], stored
 
 
 def get_rev(cursor: Cursor, doc_id: DocId) -> str | None:
