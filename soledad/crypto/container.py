@@ -101,7 +101,11 @@ class Sealer:
         Seal ``data``, the next of the stream, into a buffer that has `room` for it; return how much was written.
 
         The way for much data: fresh memory costs more than the sealing does.
+
+        :raise ValueError: the buffer is too small; nothing was sealed.
         """
+        if memoryview(out).nbytes < self._sealed_size(data):
+            raise ValueError("the buffer is too small")
         self.length += memoryview(data).nbytes
         return self._seal_into(data, memoryview(out))
 
@@ -129,10 +133,13 @@ class Sealer:
 
     def _seal(self, data: Buffer) -> bytes:
         """Seal the next bytes of the stream."""
-        chunks = len(self._cutter.rest) + memoryview(data).nbytes >> self._log2
-        out = bytearray(chunks * self._sealed_chunk)
+        out = bytearray(self._sealed_size(data))
         self._seal_into(data, memoryview(out))
         return bytes(out)
+
+    def _sealed_size(self, data: Buffer) -> int:
+        """Return how many bytes of chunks ``data`` completes now."""
+        return (len(self._cutter.rest) + memoryview(data).nbytes >> self._log2) * self._sealed_chunk
 
     def _seal_into(self, data: Buffer, out: memoryview) -> int:
         """Seal the next bytes of the stream into ``out``; return how much was written."""

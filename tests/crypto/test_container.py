@@ -154,18 +154,26 @@ class RoundTripTests(SynchronousTestCase):
         """One buffer of the promised room serves any piece, sealing and opening."""
         plain = pattern(300000)
         sealer = Sealer(ROOT, BLOB, SALT)
-        out = bytearray(sealer.room(70001))
+        out = bytearray(sealer.room(60001))
         container = bytearray(sealer.header)
-        for at in range(0, len(plain), 70001):
-            container += out[: sealer.seal_into(plain[at : at + 70001], out)]
+        for at in range(0, len(plain), 60001):
+            container += out[: sealer.seal_into(plain[at : at + 60001], out)]
         container += sealer.finish()
         self.assertEqual(bytes(container), seal(ROOT, BLOB, SALT, plain))
         opener = RangeOpener(Chunks.of_length(KEYS, BLOB, container, len(plain)))
-        out = bytearray(opener.room(70001))
+        out = bytearray(opener.room(60001))
         opened = bytearray()
-        for at in range(HEADER_SIZE, len(container), 70001):
-            opened += out[: opener.feed_into(container[at : at + 70001], out)]
+        for at in range(HEADER_SIZE, len(container), 60001):
+            opened += out[: opener.feed_into(container[at : at + 60001], out)]
         self.assertEqual(bytes(opened) + opener.finish(), plain)
+
+    def test_small_buffer(self) -> None:
+        """A buffer that is too small is told before anything is sealed: the stream goes on as if it had not been."""
+        sealer = Sealer(ROOT, BLOB, SALT, 12)
+        with self.assertRaises(ValueError):
+            sealer.seal_into(pattern(9000), bytearray(sealer.room(9000) - 4113))
+        container = sealer.header + sealer.seal(pattern(9000)) + sealer.finish()
+        self.assertEqual(container, seal(ROOT, BLOB, SALT, pattern(9000), 12))
 
     def test_tail_in_pieces(self) -> None:
         """The padding of something large comes in pieces of about a MiB."""

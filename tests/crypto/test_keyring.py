@@ -11,7 +11,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from soledad import errors
 from soledad.crypto.kdf import Database
 from soledad.crypto.keyring import Keyring, OpenKeyring, SharedPart, create, encode_file, open_body, parse_file, unlock
-from soledad.crypto.slots import Credential, HandedInKey, Passphrase, RecoveryCode
+from soledad.crypto.slots import (
+    Credential,
+    HandedInKey,
+    Passphrase,
+    RecoveryCode,
+    Slot,
+    SlotType,
+    encode_argon2,
+)
 from soledad.errors import MalformedKeyring, WrongPassphrase
 from soledad.model.ids import user_id
 from tests.vectors import load
@@ -148,6 +156,16 @@ class BodyTests(SynchronousTestCase):
         }.items():
             with self.assertRaises(MalformedKeyring, msg=name):
                 Keyring.parse(bad, digest)
+
+    def test_slots_of_a_shared_part(self) -> None:
+        """Four slots for passphrases, or two with one id, are refused before any is tried."""
+        passphrase = Slot(SlotType.PASSPHRASE, bytes(16), encode_argon2(FAST), bytes(16), bytes(12), bytes(48))
+        slots = [evolve(passphrase, slot_id=bytes((number,)) * 16) for number in range(4)]
+        three = SharedPart(tuple(slots[:3]), b"body")
+        self.assertEqual(SharedPart.parse(three.encode()), three)
+        for count, bad in ((4, slots), (2, slots[:1] * 2)):
+            with self.assertRaises(MalformedKeyring):
+                SharedPart.parse(bytes((1, count)) + b"".join(slot.encode() for slot in bad) + b"body")
 
 
 class PassphraseChangeTests(SynchronousTestCase):
