@@ -14,7 +14,7 @@ from threading import Event
 from typing import BinaryIO, Protocol
 
 from attrs import define, field, frozen
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 
@@ -23,7 +23,7 @@ from soledad.client.reading import SealedFile
 from soledad.client.sealing import ContainerReader, RangeReader, Sealing, Verifying, open_window, read_range
 from soledad.crypto.container import Chunks, Context, KeyMaterial, Keys, Opener, RangeOpener, Sealer
 from soledad.deferreds import SerialByKey, Worker, completed
-from soledad.errors import BlobExists, BlobNotFound, NoServer, TransferError, UnexpectedAnswer
+from soledad.errors import BlobExists, BlobNotFound, NoServer, UnexpectedAnswer
 from soledad.model.blob import BlobKey, ByteRange, KnownBlob, Sealed, SyncEvent, SyncStatus
 from soledad.streams import Budget, Gate, MemoryConsumer, Progress, WorkerConsumer, WorkerProducer, pour, send
 from soledad.wire.container import HEADER_SIZE, SALT_SIZE, Layout, Purpose
@@ -283,10 +283,9 @@ class Blobs:
         consumer.on_failure = lambda failure: reading.cancel()
         try:
             await reading
-        except (CancelledError, TransferError):
-            await consumer.finish()
-            raise
-        await consumer.finish()
+        finally:
+            # Its own failure is the reason, if there is one; and nothing may be handled any more after this.
+            await completed(consumer.finish())
 
     async def _note_failure(self, blob: Blob, error: BaseException) -> None:
         if isinstance(error, BlobNotFound):
