@@ -292,6 +292,21 @@ class NewerSchema(StorageError):
 
 
 @frozen(str=False)
+class NoDataFolder(StorageError):
+    """There is no such folder: ``soledad-server user add`` makes it."""
+
+    path: str
+
+
+@frozen(str=False)
+class ForeignFolder(StorageError):
+    """The folder has something else in it than a server's data."""
+
+    path: str
+    found: str = ""
+
+
+@frozen(str=False)
 class UserExists(StorageError):
     """The user exists already."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from time import sleep
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from twisted.internet.defer import Deferred
 
 from soledad.deferreds import Worker
-from soledad.errors import ServerFailed, SoledadError, StorageFailed, StorageFull
+from soledad.errors import NotADatabase, ServerFailed, SoledadError, StorageFailed, StorageFull
 from soledad.server.schema import migrate
 
 T = TypeVar("T")
@@ -51,8 +52,9 @@ class Database:
         Open the SQLite database at ``path``, made if need be.  This blocks.
 
         :raise NewerSchema: it is of a later version.
-        :raise StorageFailed: it is no database.
+        :raise NotADatabase: the file is something else.
         """
+        _prepare(path)
         # A connection for each thread, and no more: none waits for another's.
         engine = _sqlite(create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT}, pool_size=16))
         database = cls(engine, reads, writes)
@@ -100,6 +102,17 @@ class Database:
         self._engine.dispose()
 
 
+def _prepare(path: str) -> None:
+    """Let readers and a writer not wait for each other; the file remembers that."""
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_NOTADB:
+            raise NotADatabase(path) from error
+        raise StorageFailed(str(error)) from error
+
+
 def _sqlite(engine: Engine) -> Engine:
     """Let transactions begin as they should, and be durable when they end."""
 
@@ -107,7 +120,6 @@ def _sqlite(engine: Engine) -> Engine:
     def connected(connection: sqlite3.Connection, record: Any) -> None:
         # The module's own way of beginning transactions leaves out reads.
         connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode = WAL")
         # NORMAL loses what was acknowledged in a power cut.
         connection.execute("PRAGMA synchronous = FULL")
 

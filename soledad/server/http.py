@@ -8,8 +8,8 @@ refused before the body is read.  How that is done with twisted.web is in `soled
 from __future__ import annotations
 
 import json
-from importlib.metadata import PackageNotFoundError, version
 from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from attrs import define, evolve, field, frozen
@@ -17,7 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer, IRequest
+from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from zope.interface import Interface, implementer
@@ -129,14 +129,31 @@ class Root(Resource):
         super().__init__()
         self._authenticator = authenticator
         self._areas = areas
+        self._running: set[Deferred[None]] = set()
+        self._waiting: list[Deferred[None]] = []
 
-    def render(self, request: IRequest) -> int:
+    def render(self, request: Any) -> int:
         """Begin to answer."""
         exchange = _Exchange(request)
         work = Deferred.fromCoroutine(exchange.run(self.answer))
         unawaited(request.notifyFinish().addErrback(lambda reason: exchange.lost(work)))
-        unawaited(work.addErrback(_unexpected))
+        self._running.add(work)
+        unawaited(work.addErrback(_unexpected).addBoth(lambda ignored: self._ended(work)))
         return NOT_DONE_YET
+
+    def idle(self) -> Deferred[None]:
+        """Fire when no request is being answered."""
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
+        self._ended(None)
+        return waiting
+
+    def _ended(self, work: Deferred[None] | None) -> None:
+        self._running.discard(work)
+        if not self._running:
+            waiting, self._waiting = self._waiting, []
+            for waiter in waiting:
+                waiter.callback(None)
 
     async def answer(self, call: Call) -> Answer:
         """Answer ``call``, whose segments are those of the whole path."""

@@ -76,8 +76,8 @@ class Index:
                 raise
             await self._database.write(unit)
 
-    def release(self, place: Place) -> Deferred[None]:
-        """Give back what was set aside for an upload."""
+    def release(self, place: Place) -> Deferred[bool]:
+        """Give back what was set aside for an upload; tell whether there was anything."""
         return self._database.write(partial(_release, place=place))
 
     def commit(self, place: Place, stored: Stored) -> Deferred[None]:

@@ -1,20 +1,51 @@
 """
 What reads the settings and builds the parts.
 
-Here alone it is decided which implementations a server has.
+Here alone it is decided which implementations a server has.  Several servers may have one data folder, each a process
+of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from time import time
 from typing import Any
 
+from attrs import define, field
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.usage import Options as BaseOptions
+from twisted.python.usage import UsageError
+
+from soledad.deferreds import InPlace, ThreadWorker, deferred, unawaited
+from soledad.errors import StorageError
 from soledad.server.accounts import Accounts
 from soledad.server.auth import Authenticator
+from soledad.server.backends.blobs import BlobsBackend
+from soledad.server.backends.filesystem import FileBytes
 from soledad.server.blobs import MAX_BLOB, BlobsArea
+from soledad.server.database import Database
+from soledad.server.folder import DataFolder
 from soledad.server.http import Root
+from soledad.server.index import Index
 from soledad.server.interfaces import IBlobsBackend
+from soledad.server.processes import LockedFiles
 from soledad.server.streaming import StreamingSite
 from soledad.streams import Budget
+
+#: Bytes that all transfers of a process may hold; answers that wait in the sockets come to about as much again.
+BUFFERS = 12 * 1024 * 1024
+#: Threads for reading the index, and for files.
+READERS, FILE_THREADS = 4, 8
+#: Seconds between two rounds of tidying up.
+SWEEP_INTERVAL = 3600.0
+
+_log = Logger()
 
 
 def make_root(backend: IBlobsBackend, accounts: Accounts, max_blob: int = MAX_BLOB) -> Root:
@@ -25,3 +56,200 @@ def make_root(backend: IBlobsBackend, accounts: Accounts, max_blob: int = MAX_BL
 def make_site(root: Root, reactor: Any, budget: Budget) -> StreamingSite:
     """Return what listens: it streams bodies, and has the limits for slow clients."""
     return StreamingSite(root, reactor, budget)
+
+
+@define(eq=False)
+class Parts:
+    """What a server, or an operator's command, needs of an open data folder."""
+
+    backend: BlobsBackend
+    accounts: Accounts
+    _database: Database
+    _processes: LockedFiles
+
+    def close(self) -> None:
+        """Close it all; nothing runs any more."""
+        self._database.close()
+        self._processes.close()
+
+
+@define(eq=False)
+class Workers:
+    """Where a server's blocking calls run."""
+
+    reads: ThreadWorker | InPlace = field(factory=InPlace)
+    writes: ThreadWorker | InPlace = field(factory=InPlace)
+    files: ThreadWorker | InPlace = field(factory=InPlace)
+
+    @classmethod
+    def threads(cls, reactor: Any) -> Workers:
+        """Return workers with threads."""
+        return cls(
+            ThreadWorker.start(reactor, READERS, "index-reads"),
+            ThreadWorker.start(reactor, 1, "index-writes"),
+            ThreadWorker.start(reactor, FILE_THREADS, "files"),
+        )
+
+    def close(self) -> None:
+        """End the threads; nothing runs any more."""
+        for worker in (self.reads, self.writes, self.files):
+            worker.close()
+
+
+def open_parts(
+    folder: DataFolder,
+    workers: Workers,
+    budget: Budget,
+    default_quota: int | None = None,
+    clock: Callable[[], float] = time,
+) -> Parts:
+    """
+    Open a data folder, which is made ready if it is empty.  This blocks.
+
+    :raise StorageError: it is not there, is something else's, or cannot be used.
+    """
+    folder.check()
+    with folder.opening():
+        database = Database.in_file(folder.index, workers.reads, workers.writes)
+    processes = LockedFiles.join(folder.processes)
+    index = Index(database, processes, clock, default_quota)
+    store = FileBytes(folder.blobs, workers.files, budget, clock=clock)
+    return Parts(BlobsBackend(index, store), Accounts(database, clock), database, processes)
+
+
+class Options(BaseOptions):
+    """The options of ``twist soledad``."""
+
+    optParameters = [  # noqa: RUF012 - Twisted's way
+        ["data-dir", "d", None, "The folder with the server's data."],
+        ["quota", None, None, "Bytes for each user who has no quota of their own (default: no limit).", int],
+        ["max-blob", None, MAX_BLOB, "The largest blob, in bytes.", int],
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["users"] = []
+
+    def opt_users(self, endpoint: str) -> None:
+        """Where users are served: an endpoint such as tcp:8180:interface=127.0.0.1; may be repeated."""
+        self["users"].append(endpoint)
+
+    def postOptions(self) -> None:
+        """Look whether it all makes sense."""
+        if not self["data-dir"]:
+            raise UsageError("--data-dir is needed")
+        if not self["users"]:
+            raise UsageError("--users is needed: an endpoint such as tcp:8180:interface=127.0.0.1")
+        try:
+            DataFolder(self["data-dir"]).check()
+        except StorageError as error:
+            raise UsageError(str(error)) from error
+
+
+def makeService(options: Options) -> Service:
+    """Build the service that ``twist soledad`` runs."""
+    # Not above: importing it chooses a reactor.
+    from twisted.internet import reactor
+
+    try:
+        endpoints = [serverFromString(reactor, description) for description in options["users"]]
+    except Exception as error:
+        # What can be wrong with an endpoint depends on its kind.
+        raise SystemExit(f"soledad: --users: {error}") from error
+    folder = DataFolder(options["data-dir"])
+    return ServerService(reactor, folder, endpoints, options["quota"], options["max-blob"])
+
+
+class ServerService(Service):
+    """A whole server."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        folder: DataFolder,
+        endpoints: list[IStreamServerEndpoint],
+        quota: int | None = None,
+        max_blob: int = MAX_BLOB,
+    ) -> None:
+        self._reactor = reactor
+        self._folder = folder
+        self._endpoints = endpoints
+        self._quota = quota
+        self._max_blob = max_blob
+        self.ports: list[IListeningPort] = []
+
+    def startService(self) -> None:
+        """
+        Open the data folder and listen.  This blocks for a moment, before anybody is served.
+
+        :raise StorageError: the folder cannot be used.
+        :raise CannotListenError: an endpoint is taken.
+        """
+        super().startService()
+        budget = Budget(BUFFERS)
+        self._workers = Workers.threads(self._reactor)
+        try:
+            self._parts = open_parts(self._folder, self._workers, budget, self._quota)
+        except BaseException:
+            self._workers.close()
+            raise
+        self._root = make_root(self._parts.backend, self._parts.accounts, self._max_blob)
+        self._site = make_site(self._root, self._reactor, budget)
+        self._sweeps = LoopingCall(self._sweep)
+        self._sweeps.clock = self._reactor
+        self._sweeping: Deferred[None] = succeed(None)
+        try:
+            for endpoint in self._endpoints:
+                self._listen(endpoint)
+        except BaseException:
+            unawaited(self.stopService())
+            raise
+        unawaited(self._sweeps.start(SWEEP_INTERVAL))
+
+    @deferred
+    async def stopService(self) -> None:
+        """Close all ports and connections, and wait until nothing runs any more; uploads under way leave nothing."""
+        super().stopService()
+        for port in self.ports:
+            await maybeDeferred(port.stopListening)
+        self.ports = []
+        if self._sweeps.running:
+            self._sweeps.stop()
+        sweeping = self._sweeping
+        sweeping.cancel()
+        await self._site.end()
+        await self._root.idle()
+        await sweeping
+        self._parts.close()
+        self._workers.close()
+
+    def _listen(self, endpoint: IStreamServerEndpoint) -> None:
+        failures: list[Failure] = []
+        unawaited(endpoint.listen(self._site).addCallbacks(self._listening, failures.append))
+        if failures:
+            failures[0].raiseException()
+
+    def _listening(self, port: IListeningPort) -> None:
+        self.ports.append(port)
+        address = port.getHost()
+        _log.info(
+            "Serving users at {host} port {port}",
+            host=getattr(address, "host", str(address)),
+            port=getattr(address, "port", None),
+        )
+
+    def _sweep(self) -> Deferred[None]:
+        self._sweeping = self._tidy()
+        return self._sweeping
+
+    @deferred
+    async def _tidy(self) -> None:
+        try:
+            removed = await self._parts.backend.sweep()
+        except CancelledError:
+            return
+        except StorageError:
+            _log.failure("Tidying up failed; it is tried again later")
+            return
+        if removed:
+            _log.info("Removed {count} files that belonged to no blob", count=removed)

@@ -17,6 +17,7 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor, IPushProducer
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
@@ -24,7 +25,6 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 from zope.interface import implementer
 
-from soledad.deferreds import unawaited
 from soledad.errors import ConnectionFailed, TransferTimeout
 from soledad.streams import Budget
 
@@ -202,10 +202,11 @@ class StreamingChannel(HTTPChannel):
     _lingering: int | None = None
     _answered_early = False
     _deadline: IDelayedCall | None = None
+    _networkProducer: Any
 
     def call_later(self, seconds: float, call: Callable[..., object], *args: Any) -> IDelayedCall:
         """Call ``call`` in so many seconds."""
-        later: IDelayedCall = self.callLater(seconds, call, *args)  # type: ignore[no-untyped-call]
+        later: IDelayedCall = self.callLater(seconds, call, *args)
         return later
 
     def connectionMade(self) -> None:
@@ -214,7 +215,7 @@ class StreamingChannel(HTTPChannel):
         self.site.channels.add(self)
         self._read_size(SMALL_READ)
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End."""
         self._arm(None)
         super().connectionLost(reason)
@@ -290,11 +291,10 @@ class StreamingChannel(HTTPChannel):
             super().loseConnection()
             return
         self._networkProducer.unregisterProducer()
+        transport = self.transport
         # A TLS transport claims to be half-closeable, which TLS is not; its `loseConnection` says goodbye and reads on.
-        if not self.isSecure() and IHalfCloseableDescriptor.providedBy(self.transport):
-            self.transport.loseWriteConnection()
-        else:
-            self.transport.loseConnection()
+        half = not self.isSecure() and IHalfCloseableDescriptor.providedBy(transport)
+        getattr(transport, "loseWriteConnection" if half else "loseConnection")()
         self._arm(LINGER_SECONDS, self.transport.abortConnection)
 
     def pauseProducing(self) -> None:
