@@ -38,7 +38,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 ONLY_FOR: dict[str, set[str]] = {
     "sqlcipher3": {"soledad.client.local"},
     "treq": {"soledad.client.remote", "soledad.testing"},
-    "sqlalchemy": {"soledad.server.index"},
+    "sqlalchemy": {
+        "soledad.server.accounts",
+        "soledad.server.database",
+        "soledad.server.index",
+        "soledad.server.schema",
+    },
     "platformdirs": {"soledad.client.api"},
     "soledad.client.local": {"soledad.client.local", "soledad.client.api", "soledad.testing"},
     "soledad.client.remote": {"soledad.client.remote", "soledad.client.api", "soledad.testing"},
