@@ -22,9 +22,14 @@ from attrs import fields, frozen, has
 class SoledadError(Exception):
     """Something went wrong."""
 
+    @classmethod
+    def summary(cls) -> str:
+        """Return what happened, without the particulars: the first line of the class's docstring."""
+        return (cls.__doc__ or cls.__name__).strip().splitlines()[0].rstrip(".")
+
     def __str__(self) -> str:
-        """Return the first line of the class's docstring, and the fields that are not empty."""
-        text = (type(self).__doc__ or type(self).__name__).strip().splitlines()[0].rstrip(".")
+        """Return the summary, and the fields that are not empty."""
+        text = self.summary()
         cls = type(self)
         if not has(cls):
             return text

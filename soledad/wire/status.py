@@ -77,7 +77,8 @@ def encode_error(error: BaseException) -> tuple[int, bytes]:
     if entry is None:
         return 500, _json({"error": "internal_error", "detail": "the server failed"})
     told = {name: getattr(error, name) for name, _ in entry.fields if getattr(error, name) is not None}
-    return entry.status, _json({"error": entry.code, "detail": str(error), **told})
+    # Not the error's own text: a server's paths are not its users' business.
+    return entry.status, _json({"error": entry.code, "detail": entry.error.summary(), **told})
 
 
 def decode_error(status: int, body: bytes, defaults: Mapping[str, Any] | None = None) -> SoledadError:
