@@ -284,7 +284,9 @@ class WorkerProducer:
     _done: Deferred[None] = field(factory=Deferred, init=False)
     _closed: Deferred[None] = field(factory=Deferred, init=False)
     _ready: bytes | None = field(default=None, init=False)
+    #: Bytes that count in the budget; of them, those that a consumer has which asked to pause when it got them.
     _held: int = field(default=0, init=False)
+    _passed: int = field(default=0, init=False)
     _sent: int = field(default=0, init=False)
     _busy: bool = field(default=False, init=False)
     _paused: bool = field(default=False, init=False)
@@ -302,8 +304,10 @@ class WorkerProducer:
         self._paused = True
 
     def resumeProducing(self) -> None:
-        """Go on."""
+        """Go on; what the consumer had is gone."""
         self._paused = False
+        self._give(self._passed)
+        self._passed = 0
         self._advance()
 
     def stopProducing(self) -> None:
@@ -340,8 +344,6 @@ class WorkerProducer:
                 self._fetch()
             return self._ready is not None
         data, self._ready = self._ready, None
-        self._held -= len(data)
-        self._budget.give(len(data))
         if not data or self._exceeds(len(data)):
             self._end(self._complete(len(data)))
         else:
@@ -362,15 +364,37 @@ class WorkerProducer:
         except Exception:
             # Whatever it is: who started this hears of it.
             self._end(Failure())
+        if self._paused:
+            self._passed += len(data)
+        else:
+            self._give(len(data))
 
     def _fetch(self) -> None:
+        size = self._budget.piece()
         self._busy = True
-        unawaited(self._worker.run(self._read, self._budget.piece()).addCallbacks(self._fetched, self._failed))
+        self._take(size)
+        unawaited(self._worker.run(self._read, size).addBoth(self._ended_read, size))
+
+    def _ended_read(self, result: bytes | Failure, size: int) -> None:
+        self._give(size)
+        if isinstance(result, Failure):
+            self._failed(result)
+        else:
+            self._take(len(result))
+            self._fetched(result)
+
+    def _take(self, size: int) -> None:
+        self._held += size
+        self._budget.take(size)
+
+    def _give(self, size: int) -> None:
+        # When it has ended, all was given back already.
+        size = min(size, self._held)
+        self._held -= size
+        self._budget.give(size)
 
     def _fetched(self, data: bytes) -> None:
         self._busy = False
-        self._held += len(data)
-        self._budget.take(len(data))
         if self._ended:
             self._release()
         else:
@@ -403,8 +427,7 @@ class WorkerProducer:
 
     def _release(self) -> None:
         self._ready = None
-        self._budget.give(self._held)
-        self._held = 0
+        self._give(self._held)
         closing = self._worker.run(self._close).addErrback(_logged)
         unawaited(closing.addBoth(lambda ignored: self._closed.callback(None)))
 

@@ -18,6 +18,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor, IPushProducer
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
@@ -28,8 +29,10 @@ from zope.interface import implementer
 from soledad.errors import ConnectionFailed, TransferTimeout
 from soledad.streams import Budget
 
-#: Bytes that are read from the network at once: before a body is wanted or when buffers are scarce, and while it flows.
+#: Bytes that are read from the network at once: usually, and at most while a body flows.
 SMALL_READ, LARGE_READ = 16 * 1024, 1024 * 1024
+#: Bytes of an answer that wait in a connection when its producer is asked to pause.
+WRITE_BUFFER = 64 * 1024
 #: What is still read, and dropped, after an early answer: bytes and seconds.
 LINGER_BYTES, LINGER_SECONDS = 1024 * 1024, 5.0
 #: Seconds that a client has for the headers of a request, once it has begun one.
@@ -40,6 +43,8 @@ IDLE_SECONDS = 300.0
 STALL_SECONDS = 120.0
 #: The least average rate of a body, in bytes a second, and the seconds over which it is taken.
 LEAST_RATE, RATE_SECONDS = 1024, 20.0
+
+_log = Logger()
 
 
 @implementer(IBodyProducer, IPushProducer)
@@ -109,7 +114,7 @@ class RequestBody:
         """All has arrived."""
         self.complete = True
         self._stop_watching()
-        self._channel.flow(True)
+        self._channel.flow(True, last=True)
         if self._wanted and not self._done.called:
             self._done.callback(None)
 
@@ -213,18 +218,19 @@ class StreamingChannel(HTTPChannel):
         """Begin."""
         super().connectionMade()
         self.site.channels.add(self)
-        self._read_size(SMALL_READ)
+        self._set_buffers(SMALL_READ)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """End."""
         self._arm(None)
+        self._set_busy(False)
         super().connectionLost(reason)
         self.site.lost(self)
 
     def dataReceived(self, data: bytes) -> None:
         """Take what came; a request that begins has to get on."""
         if not self._in_request:
-            self._in_request = True
+            self._set_busy(True)
             self._arm(HEADER_SECONDS, self.timeoutConnection)
         super().dataReceived(data)
 
@@ -233,12 +239,12 @@ class StreamingChannel(HTTPChannel):
         self._arm(None)
         super().allHeadersReceived()
 
-    def flow(self, on: bool) -> None:
-        """Read from the network, or do not; what the client sends waits there then."""
+    def flow(self, on: bool, last: bool = False) -> None:
+        """Read from the network, or do not; what the client sends waits there then.  ``last``: the body has ended."""
         if self._lingering is not None:
             return
         if on:
-            self._read_size(LARGE_READ)
+            self._set_buffers(WRITE_BUFFER if last else self.site.read_size())
         if self._paused is on:
             self._paused = not on
             # A pause of ours is not the client's idleness.
@@ -253,7 +259,8 @@ class StreamingChannel(HTTPChannel):
     def rawDataReceived(self, data: bytes) -> None:
         """Take a piece of a body, or drop what comes after an early answer."""
         if self._lingering is None:
-            self._read_size(LARGE_READ)
+            if not self._handlingRequest:
+                self._set_buffers(self.site.read_size())
             super().rawDataReceived(data)
             return
         self._lingering -= len(data)
@@ -277,9 +284,9 @@ class StreamingChannel(HTTPChannel):
 
     def requestDone(self, request: Any) -> None:
         """Go on with the next request, or close."""
-        self._in_request = False
+        self._set_busy(False)
         self._arm(None)
-        self._read_size(SMALL_READ)
+        self._set_buffers(SMALL_READ)
         if self._answered_early:
             self.flow(True)
             self._lingering = LINGER_BYTES
@@ -319,10 +326,14 @@ class StreamingChannel(HTTPChannel):
         if seconds is not None:
             self._deadline = self.call_later(seconds, call)
 
-    def _read_size(self, size: int) -> None:
-        """Say how much the transport should read at once; no more than `SMALL_READ` when buffers are scarce."""
+    def _set_busy(self, busy: bool) -> None:
+        self.site.busy += busy - self._in_request
+        self._in_request = busy
+
+    def _set_buffers(self, size: int) -> None:
+        """Say how much the transport should read at once, and keep for writing: to Twisted that is one number."""
         transport = self.transport.transport if self.isSecure() else self.transport
-        transport.bufferSize = SMALL_READ if self.site.budget.crowded else size
+        transport.bufferSize = size
 
 
 class StreamingSite(Site):
@@ -336,6 +347,8 @@ class StreamingSite(Site):
         super().__init__(resource, timeout=IDLE_SECONDS, reactor=reactor)
         self.budget = budget
         self.channels: set[StreamingChannel] = set()
+        #: Connections on which a request is under way.
+        self.busy = 0
         self._ended: Deferred[None] | None = None
 
     def buildProtocol(self, addr: Any) -> Any:
@@ -348,6 +361,22 @@ class StreamingSite(Site):
     def acceptableProtocols(self) -> list[bytes]:
         """See `IProtocolNegotiationFactory`."""
         return [b"http/1.1"]
+
+    def read_size(self) -> int:
+        """Return how many bytes of a body to read at once: all who send may do so before they are counted."""
+        if self.budget.crowded:
+            return SMALL_READ
+        return max(SMALL_READ, min(LARGE_READ, self.budget.limit // (2 * max(1, self.busy))))
+
+    def log(self, request: Any) -> None:
+        """Note what was asked and answered; the query, which may hold tokens of lists, is left out."""
+        _log.info(
+            "{method} {path} {status} {sent}",
+            method=repr(request.method)[2:-1],
+            path=repr(request.path)[2:-1],
+            status=request.code,
+            sent=request.sentLength,
+        )
 
     def lost(self, channel: StreamingChannel) -> None:
         """A connection is gone."""
