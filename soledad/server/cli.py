@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from soledad.deferreds import unawaited
 from soledad.errors import InvalidIdentifier, SoledadError
 from soledad.model.ids import UserId, user_id
-from soledad.server.check import check
+from soledad.server.backends.check import check
 from soledad.server.folder import DataFolder
 from soledad.server.service import Parts, Workers, open_parts
 from soledad.streams import Budget
