@@ -69,9 +69,10 @@ class Attachments:
     async def _put(
         self, doc: Document, source: Source, name: str, content_type: str | None, progress: Progress
     ) -> None:
-        if doc.is_tombstone():
-            raise DocumentAlreadyDeleted(doc.doc_id or "")
+        _must_live(doc)
         blob = await self._blobs.put(BlobKey(ATTACHMENTS, random_blob_id(urandom(16))), source, progress)
+        # It may have been deleted in the meantime.
+        _must_live(doc)
         doc.attach(name, Pointer(blob.key.blob_id, blob.length, content_type, blob.commitment))
         progress.finished()
 
@@ -144,8 +145,7 @@ class Attachments:
         async def link() -> None:
             if other.home is not doc.home:
                 raise DetachedDocument(other.doc_id)
-            if doc.is_tombstone():
-                raise DocumentAlreadyDeleted(doc.doc_id or "")
+            _must_live(doc)
             if source not in other.attachments:
                 raise NoAttachment(other.doc_id or "", source)
             doc.attach(name, other.attachments[source])
@@ -186,6 +186,12 @@ def _blob(doc: Document, name: str) -> Blob | None:
     if pointer is None:
         return None
     return Blob(BlobKey(ATTACHMENTS, pointer.blob_id), pointer.length, pointer.commitment)
+
+
+def _must_live(doc: Document) -> None:
+    """:raise DocumentAlreadyDeleted: a tombstone has no attachments."""
+    if doc.is_tombstone():
+        raise DocumentAlreadyDeleted(doc.doc_id or "")
 
 
 def _must_have(doc: Document, name: str) -> Blob:

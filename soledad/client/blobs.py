@@ -141,7 +141,11 @@ class Blobs:
             consumer = MemoryConsumer()
             await self._write_remote(blob, consumer, wanted, Progress(self._worker, None))
             return consumer.value()
-        return await self._worker.run(read_range, file, wanted)
+        try:
+            return await self._worker.run(read_range, file, wanted)
+        finally:
+            # Cancelled before its turn, it was not closed there.
+            file.close()
 
     async def write_to(self, blob: Blob, consumer: IConsumer, wanted: ByteRange) -> None:
         """Write a range of the data to ``consumer``; if the bytes are not here, they are fetched as ranges."""

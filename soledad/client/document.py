@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from attrs import frozen
-from twisted.internet.defer import Deferred, fail, succeed
+from attrs import field, frozen
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IConsumer
 
 from soledad.client.blobs import Source
@@ -76,7 +76,7 @@ class Snapshot:
     """What a document held at one moment."""
 
     #: JSON text; `None` for a tombstone.
-    text: str | None
+    text: str | None = field(repr=False)
     attachments: Mapping[str, Pointer]
 
 
@@ -316,14 +316,12 @@ class Document:
         return self._ask(lambda home: home.get_attachment_state(self, name, refresh))
 
     def is_dirty(self) -> Deferred[bool]:
-        """Tell whether content or attachments differ from what this object last loaded or saved."""
-        saved = self._saved
-        if saved is None:
-            return succeed(True)
-        return succeed(
-            self._attachments != saved.attachments
-            or (self.get_json() != saved.text and self._canonical() != _canonical_text(saved.text))
-        )
+        """
+        Tell whether content or attachments differ from what this object last loaded or saved.
+
+        :raise InvalidContent: the content is not JSON.
+        """
+        return maybeDeferred(self._differs)
 
     def is_stale(self) -> Deferred[bool]:
         """Tell whether the store has another revision than this object was made from."""
@@ -390,6 +388,12 @@ class Document:
     def _detach(self) -> None:
         self.home = None
         self.saving, self.attaching = Serial(), Serial()
+
+    def _differs(self) -> bool:
+        saved = self._saved
+        if saved is None or self._attachments != saved.attachments:
+            return True
+        return self.get_json() != saved.text and self._canonical() != _canonical_text(saved.text)
 
     def _identity(self) -> tuple[DocId | None, str | None, bool]:
         return self.doc_id, self.rev, self.has_conflicts

@@ -41,8 +41,9 @@ class Sealing:
         for piece in pieces:
             if not isinstance(piece, bytes | bytearray | memoryview):
                 raise InvalidSource("it gives something other than bytes")
-            for start in range(0, len(piece), BATCH):
-                self._seal(memoryview(piece)[start : start + BATCH])
+            data = memoryview(piece).cast("B")
+            for start in range(0, len(data), BATCH):
+                self._seal(data[start : start + BATCH])
         progress.add(sum(map(len, pieces)))
 
     def read_all(self, file: BinaryIO, progress: Progress, stop: Event) -> None:
@@ -50,7 +51,7 @@ class Sealing:
         read = _reader(file)
         progress.total = _size_left(file)
         buffer = memoryview(bytearray(BATCH))
-        while count := read(buffer):
+        while count := _checked_count(read(buffer)):
             if stop.is_set():
                 raise CancelledError()
             self._seal(buffer[:count])
@@ -139,7 +140,7 @@ class RangeReader:
         return piece
 
 
-def _reader(file: Any) -> Callable[[memoryview], int]:
+def _reader(file: Any) -> Callable[[memoryview], int | None]:
     """
     Return what fills a buffer from a binary file.
 
@@ -152,21 +153,31 @@ def _reader(file: Any) -> Callable[[memoryview], int]:
         raise TypeError(f"a binary file, bytes or an IBodyProducer is needed, not {type(file).__name__}")
     if getattr(file, "closed", False):
         raise InvalidSource("the file is closed")
-
-    fill: Callable[[memoryview], int] | None = getattr(file, "readinto", None)
+    fill: Callable[[memoryview], int | None] | None = getattr(file, "readinto", None)
     return partial(_fill, file) if fill is None else fill
 
 
-def _fill(file: Any, buffer: memoryview) -> int:
+def _checked_count(count: int | None) -> int:
+    """:raise InvalidSource: the file had no bytes ready, which is not its end."""
+    if count is None:
+        raise InvalidSource("it is in non-blocking mode")
+    return count
+
+
+def _fill(file: Any, buffer: memoryview) -> int | None:
     """Fill a buffer from a file that can only `read`."""
     piece = file.read(len(buffer))
+    if piece is None:
+        return None
     if isinstance(piece, str):
         raise TypeError("the file gives text: open it in binary mode, with 'rb'")
     if not isinstance(piece, bytes | bytearray | memoryview):
         raise InvalidSource("it gives something other than bytes")
-    count = len(piece)
-    buffer[:count] = piece
-    return count
+    data = memoryview(piece).cast("B")
+    if len(data) > len(buffer):
+        raise InvalidSource("it gives more than was asked for")
+    buffer[: len(data)] = data
+    return len(data)
 
 
 def _size_left(file: Any) -> int:

@@ -14,6 +14,9 @@ from soledad.errors import InvalidContent, InvalidJSON
 
 Content = dict[str, Any]
 
+#: Objects and lists within each other, at most: far from what Python can read again wherever the caller stands.
+MAX_DEPTH = 200
+
 _ATOMS = (str, int, float, bool, type(None))
 
 
@@ -53,28 +56,34 @@ def _dumped(content: object, sort_keys: bool) -> str:
     if not isinstance(content, dict):
         raise InvalidContent("not a dict")
     try:
-        _check_keys(content)
+        _check(content, 1)
         text = json.dumps(content, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         text.encode()
     except RecursionError:
-        raise InvalidContent("nested too deeply, or in itself") from None
+        raise InvalidContent("nested too deeply") from None
     except UnicodeEncodeError:
         raise InvalidContent("a lone surrogate") from None
     except ValueError:
-        raise InvalidContent("a number that is none, or a value within itself") from None
+        raise InvalidContent("a number that is none") from None
     return text
 
 
-def _check_keys(value: Any) -> None:
-    """Refuse what `json` would change in silence: keys that are not text, tuples, and what is no JSON at all."""
+def _check(value: Any, depth: int) -> None:
+    """
+    Refuse what `json` would change in silence: keys that are not text, tuples, and what is no JSON at all.
+
+    Also what is nested too deeply, such as a value within itself.
+    """
+    if depth > MAX_DEPTH and isinstance(value, dict | list):
+        raise InvalidContent("nested too deeply, or within itself")
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise InvalidContent("a key that is not text")
-            _check_keys(item)
+            _check(item, depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _check_keys(item)
+            _check(item, depth + 1)
     elif not isinstance(value, _ATOMS):
         raise InvalidContent(f"a value of type {type(value).__name__}")
 

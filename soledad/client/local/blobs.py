@@ -16,6 +16,7 @@ from zope.interface import implementer
 
 from soledad.client.interfaces import Container, ILocalBlobs, Spooled
 from soledad.client.local.database import Cursor, Database
+from soledad.client.local.durable import file_faults
 from soledad.client.local.files import BlobFiles, Spool, StoredContainer
 from soledad.deferreds import Worker, completed, deferred
 from soledad.errors import BlobExists, BlobNotFound
@@ -248,10 +249,11 @@ class LocalBlobs:
     def _open_file(self, row: BlobRow) -> StoredContainer:
         assert row.file is not None
         key, sealed = row.known.key, row.known.sealed
-        try:
-            return StoredContainer(sealed.size, descriptor=self.files.open(row.file))
-        except FileNotFoundError:
-            raise BlobNotFound(key.blob_id, key.namespace) from None
+        with file_faults(self.files.folder):
+            try:
+                return StoredContainer(sealed.size, descriptor=self.files.open(row.file))
+            except FileNotFoundError:
+                raise BlobNotFound(key.blob_id, key.namespace) from None
 
 
 def _row_and_bytes(cursor: Cursor, key: BlobKey) -> tuple[BlobRow, bytes | None]:

@@ -31,6 +31,8 @@ Migration: TypeAlias = str
 
 #: Calls that share a commit at most: so many answers at once do not hold up the reactor.
 GROUP = 200
+#: Results of SQLite (the low byte of its extended codes) by what they mean; source: https://sqlite.org/rescode.html
+_FULL, _NOT_OURS = 13, {11, 26}
 #: "SLDA": marks the files as ours (PRAGMA application_id).
 APPLICATION_ID = 0x534C4441
 
@@ -183,6 +185,8 @@ def connect(path: Path, key: bytes, page_size: int) -> Connection:
     except sqlcipher.Error as error:
         raise _translated(error, path) from None
     try:
+        # SQLCipher would write to standard error what is told as an error anyway.
+        connection.execute("PRAGMA cipher_log_level = NONE")
         # A raw key in SQL text: the statement must not get into a traceback, hence `from None` below.
         connection.execute(f"PRAGMA key = \"x'{key.hex()}'\"")
         connection.execute(f"PRAGMA cipher_page_size = {page_size}")
@@ -298,11 +302,11 @@ def _roll_back(connection: Connection) -> None:
 
 def _translated(error: Exception, path: Path) -> Exception:
     """Return the error of ours for one of SQLCipher's; programming errors stay what they are."""
-    text = str(error)
-    if "full" in text:
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if code == _FULL:
         return StorageFull(str(path))
-    if "not a database" in text or "malformed" in text or "encrypted" in text:
+    if code in _NOT_OURS:
         return NotADatabase(str(path))
     if isinstance(error, sqlcipher.OperationalError):
-        return StorageFailed(text)
+        return StorageFailed(str(error))
     return error
