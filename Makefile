@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TESTS ?= tests
 FILE ?=
+ARGS ?=
 
 BIN := $(VENV)/bin
 # What another environment set must not lead out of this one.
@@ -42,8 +43,8 @@ test-crash: $(VENV)/installed-dev  ## full disks and power cuts, on loop devices
 test-install: $(VENV)/installed-dev  ## the plugin and the script are found after each way of installing
 	$(BIN)/python tests/installed.py
 
-bench: $(VENV)/installed-dev  ## the measurements of docs/benchmarks.rst, on this machine
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/installed-dev  ## the measurements of docs/benchmarks.rst, on this machine (ARGS=--quick: do they work?)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 types: $(VENV)/installed-dev  ## mypy, strict
 	$(BIN)/mypy
