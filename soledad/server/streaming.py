@@ -183,9 +183,9 @@ class StreamingRequest(Request):
             self.body.ended()
 
     def connectionLost(self, reason: Failure) -> None:
-        """Tell the body and who answers."""
-        self.body.failed(ConnectionFailed("the client is gone"))
+        """Tell who answers, and the body: in this order, or an answer would still be tried."""
         super().connectionLost(reason)
+        self.body.failed(ConnectionFailed("the client is gone"))
 
 
 class StreamingChannel(HTTPChannel):
