@@ -126,12 +126,13 @@ class ServerAgent:
         self._closed = True
         for running in list(self._requests):
             running.cancel()
-        await outlasting(self._pool.closeCachedConnections(), lambda: None)
         for connection in list(self._connections):
             connection.fail(CancelledError())
         while self._connections:
             self._all_gone = Deferred()
             await outlasting(self._all_gone, lambda: None)
+        # Only now: a connection that ended a moment ago may have been given back since.
+        await outlasting(self._pool.closeCachedConnections(), lambda: None)
 
     @deferred
     async def _request(
@@ -164,14 +165,24 @@ class ServerAgent:
     def connect(self, endpoint: IStreamClientEndpoint, factory: IProtocolFactory) -> Deferred[Any]:
         """Connect ``factory`` through ``endpoint``, within the limit; fires with the protocol that it built."""
         seconds = self.limits.connect
+        cancelled = False
         connecting = endpoint.connect(Connections(self, factory))
         unawaited(connecting.addTimeout(seconds, self._reactor))
 
-        def too_late(failure: Failure) -> None:
-            failure.trap(defer.TimeoutError)
-            raise ConnectionFailed(f"no connection within {seconds:g} seconds")
+        def cancel() -> None:
+            nonlocal cancelled
+            cancelled = True
+            connecting.cancel()
 
-        return connecting.addCallbacks(lambda connection: connection.wrappedProtocol, too_late)
+        def failed(failure: Failure) -> Failure:
+            # An endpoint that is cancelled while it looks up a name says that there is no such name.
+            if cancelled:
+                raise CancelledError()
+            if failure.check(defer.TimeoutError):
+                raise ConnectionFailed(f"no connection within {seconds:g} seconds")
+            return failure
+
+        return outlasting(connecting.addCallbacks(lambda connection: connection.wrappedProtocol, failed), cancel)
 
     def opened(self, connection: Connection) -> None:
         """A connection is there."""

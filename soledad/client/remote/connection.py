@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ConnectionLost
 from twisted.internet.interfaces import IAddress, IConsumer, IDelayedCall, IProtocol, IProtocolFactory
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
@@ -44,7 +45,7 @@ class Limits:
     idle: float = 10.0
 
 
-class Stale(Exception):
+class Stale(ConnectionLost):
     """The server closed a connection that had been kept, before it saw the request."""
 
 
@@ -191,6 +192,9 @@ class Connection(ProtocolWrapper):
 
     def loseConnection(self) -> None:
         """End the connection.  The client does so when nothing is to be sent any more: no need to wait for the peer."""
+        if self._in_head and self._reason is None:
+            # It did not understand what it heard, or not within a line.
+            self._reason = Failure(UnexpectedAnswer("not HTTP"))
         self.abortConnection()
 
     def stopProducing(self) -> None:

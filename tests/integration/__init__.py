@@ -1,0 +1,1 @@
+"""Sockets, threads, processes: few tests."""
