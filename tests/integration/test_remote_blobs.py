@@ -11,6 +11,7 @@ from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ServerEndpoint
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
@@ -156,15 +157,27 @@ class TrustTests(SocketCase):
 
     async def test_plain_server(self) -> None:
         """A server without TLS is not taken for one with it."""
-        token = await self.listen(TCP4ServerEndpoint(reactor, 0, interface=LOOPBACK))
-        server = await self.client(token)
-        await self.assertFailure(server.blobs.stat_blob(ID), InsecureServer, ConnectionFailed)
+        factory = Factory.forProtocol(Plain)
+        port: Any = await TCP4ServerEndpoint(reactor, 0, interface=LOOPBACK).listen(factory)
+        self.addCleanup(port.stopListening)
+        self.port = port.getHost().port
+        server = await self.client("some-token")
+        await self.assertFailure(server.blobs.stat_blob(ID), InsecureServer)
 
     def test_bad_file(self) -> None:
         """A file without certificates, or none at all, is told at once."""
         for path in (self.file(b"no certificate"), Path(self.mktemp())):
             with self.assertRaises(InvalidServerURL):
                 load_tls(LOOPBACK, path)
+
+
+class Plain(Protocol):
+    """A server that does not understand what TLS is."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Say so."""
+        assert self.transport is not None
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
 
 class UnreachableTests(SocketCase):
