@@ -240,9 +240,7 @@ class _Exchange:
 
 def error_answer(error: Exception) -> Answer:
     """Return the answer for an error; what concerns the server's insides is not told."""
-    # Which file, which folder: the operator reads it in the log.
-    public = type(error)() if isinstance(error, StorageFailed | StorageFull) else error
-    status, body = encode_error(public)
+    status, body = encode_error(error)
     headers = {"content-type": JSON}
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = 'Token realm="soledad"'

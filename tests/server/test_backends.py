@@ -1,0 +1,252 @@
+"""Both backends keep the contract; the filesystem has faults of its own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import string
+from collections.abc import Callable
+
+from attrs import define
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from soledad.deferreds import InPlace
+from soledad.errors import BlobNotFound, StorageFailed, StorageFull
+from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
+from soledad.server.accounts import Accounts
+from soledad.server.backends.blobs import BlobsBackend
+from soledad.server.backends.filesystem import (
+    FileBytes,
+    Files,
+    file_name,
+    folded,
+    folders_of,
+    parse_path,
+    unfolded,
+    walk,
+)
+from soledad.server.backends.memory import memory_backend, memory_database
+from soledad.server.folder import DataFolder
+from soledad.server.index import Index
+from soledad.server.interfaces import Place
+from soledad.server.processes import Alone
+from soledad.server.service import Workers, open_parts
+from soledad.streams import Budget, BytesProducer
+from tests.contracts.blobs_backend import BLOB, QUOTA, USER, BlobsBackendContract, ManualProducer
+
+
+class MemoryBackendTests(BlobsBackendContract, SynchronousTestCase):
+    """The backend in memory."""
+
+    def make_backend(self, clock: Clock) -> tuple[BlobsBackend, Accounts]:
+        """See the contract."""
+        database = memory_database()
+        return memory_backend(database, clock=clock.seconds), Accounts(database, clock.seconds)
+
+
+class FilesystemBackendTests(BlobsBackendContract, SynchronousTestCase):
+    """The backend over files, as a server has it but for the threads."""
+
+    def make_backend(self, clock: Clock) -> tuple[BlobsBackend, Accounts]:
+        """See the contract."""
+        folder = DataFolder(self.mktemp())
+        folder.make()
+        parts = open_parts(folder, Workers(), Budget(), clock=clock.seconds)
+        self.addCleanup(parts.close)
+        return parts.backend, parts.accounts
+
+
+class NamedFiles(Files):
+    """A system that has no files without names."""
+
+    def create(self, folder: str, name: str) -> tuple[int, bool]:
+        """See `Files`."""
+        return os.open(os.path.join(folder, name), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), False
+
+
+class NamedFilesTests(BlobsBackendContract, SynchronousTestCase):
+    """The same on a file system without ``O_TMPFILE``."""
+
+    def make_backend(self, clock: Clock) -> tuple[BlobsBackend, Accounts]:
+        """See the contract."""
+        database = memory_database()
+        root = self.mktemp()
+        os.mkdir(root)
+        store = FileBytes(root, InPlace(), Budget(), NamedFiles(), clock.seconds)
+        return BlobsBackend(Index(database, Alone(), clock.seconds), store), Accounts(database, clock.seconds)
+
+
+@define(eq=False)
+class FailingFiles(Files):
+    """A system on which one call fails."""
+
+    failing: str
+    error: int
+    on_call: Callable[[str], object] = lambda call: None
+
+    def _maybe(self, call: str) -> None:
+        self.on_call(call)
+        if call == self.failing:
+            raise OSError(self.error, os.strerror(self.error))
+
+    def make_folder(self, path: str) -> None:
+        """See `Files`."""
+        self._maybe("make_folder")
+        super().make_folder(path)
+
+    def write(self, file: int, data: bytes) -> None:
+        """See `Files`."""
+        self._maybe("write")
+        super().write(file, data)
+
+    def sync(self, file: int) -> None:
+        """See `Files`."""
+        self._maybe("sync")
+        super().sync(file)
+
+    def name(self, file: int, folder: str, name: str) -> None:
+        """See `Files`."""
+        self._maybe("name")
+        super().name(file, folder, name)
+
+    def sync_folder(self, path: str) -> None:
+        """See `Files`."""
+        self._maybe("sync_last_folder" if path.endswith(BLOB[:6]) else "sync_folder")
+        super().sync_folder(path)
+
+    def read(self, file: int, size: int, start: int) -> bytes:
+        """See `Files`."""
+        self._maybe("read")
+        return super().read(file, size, start)
+
+
+class FaultTests(SynchronousTestCase):
+    """Disks that are full or broken."""
+
+    def setUp(self) -> None:
+        """Make a backend over files that can fail."""
+        database = memory_database()
+        self.root = self.mktemp()
+        os.mkdir(self.root)
+        self.files = FailingFiles("", errno.EIO)
+        self.store = FileBytes(self.root, InPlace(), Budget(), self.files)
+        self.backend = BlobsBackend(Index(database, Alone(), Clock().seconds), self.store)
+        self.successResultOf(Accounts(database, Clock().seconds).add_user(USER, QUOTA))
+
+    def test_every_step(self) -> None:
+        """Whichever step fails, the write fails with it, and neither bytes nor room are left."""
+        for failing in ("make_folder", "sync_folder", "write", "sync", "name", "sync_last_folder"):
+            for error, expected in (
+                (errno.ENOSPC, StorageFull),
+                (errno.EDQUOT, StorageFull),
+                (errno.EIO, StorageFailed),
+            ):
+                self.files.failing, self.files.error = failing, error
+                body = BytesProducer(b"x" * QUOTA)
+                self.failureResultOf(self.backend.write_blob(USER, BLOB, body), expected)
+                self.failureResultOf(self.backend.stat_blob(USER, BLOB), BlobNotFound)
+                self.assertEqual(list(walk(self.root)), [], failing)
+        self.files.failing = ""
+        self.successResultOf(self.backend.write_blob(USER, BLOB, BytesProducer(b"x" * QUOTA)))
+
+    def test_order(self) -> None:
+        """The file and every folder above it are synced before the row is written."""
+        calls: list[str] = []
+
+        def called(call: str) -> None:
+            calls.append(call)
+            self.failureResultOf(self.backend.stat_blob(USER, BLOB), BlobNotFound)
+
+        self.files.on_call = called
+        self.successResultOf(self.backend.write_blob(USER, BLOB, BytesProducer(b"x")))
+        self.assertEqual(calls, ["make_folder", "sync_folder"] * 5 + ["write", "sync", "name", "sync_last_folder"])
+
+    def test_failing_read(self) -> None:
+        """A file that cannot be read is an error, not a short blob."""
+        self.successResultOf(self.backend.write_blob(USER, BLOB, BytesProducer(b"x")))
+        self.files.failing = "read"
+        body = ManualConsumer()
+        self.failureResultOf(self.backend.read_blob(USER, BLOB, body), StorageFailed)
+
+    def test_missing_file(self) -> None:
+        """A blob whose file is gone is a failure of the storage, not a blob that does not exist."""
+        self.successResultOf(self.backend.write_blob(USER, BLOB, BytesProducer(b"x")))
+        (found,) = self.successResultOf(self.store.list())
+        os.unlink(self.store.path(found.place))
+        self.failureResultOf(self.backend.read_blob(USER, BLOB, ManualConsumer()), StorageFailed)
+
+    def test_folder_goes_meanwhile(self) -> None:
+        """When the last file of a folder goes, another that is being written there is not lost."""
+        self.successResultOf(self.backend.write_blob(USER, BlobId("blob-1"), BytesProducer(b"x")))
+        body = ManualProducer(1)
+        work = self.backend.write_blob(USER, BlobId("blob-1-2"), body)
+        self.successResultOf(self.backend.delete_blob(USER, BlobId("blob-1")))
+        body.consumer.write(b"y")
+        body.done.callback(None)
+        self.successResultOf(work)
+        self.assertEqual(self.successResultOf(self.backend.get_blob_size(USER, BlobId("blob-1-2"))), 1)
+        self.assertEqual(len(list(walk(self.root))), 1)
+
+
+class ManualConsumer:
+    """Takes anything."""
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """See `IConsumer`."""
+
+    def unregisterProducer(self) -> None:
+        """See `IConsumer`."""
+
+    def write(self, data: bytes) -> None:
+        """See `IConsumer`."""
+
+
+IDS = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=128)
+
+
+class NameTests(SynchronousTestCase):
+    """Where files are."""
+
+    @given(IDS)
+    def test_names_come_back(self, text: str) -> None:
+        """A name tells its text, has no capitals, and is short enough for any file system."""
+        name = folded(text)
+        self.assertEqual(unfolded(name), text)
+        self.assertEqual(name, name.lower())
+        self.assertLessEqual(len(name) + 33, 255)
+
+    @given(IDS.map(lambda text: text[:64]), IDS, st.sampled_from([DEFAULT, Namespace("a-b_c")]))
+    def test_paths_come_back(self, user: str, blob: str, namespace: Namespace) -> None:
+        """The path of a file tells its place; a folder's name is never a file's."""
+        place = Place(UserId(user), namespace, BlobId(blob), "0123456789abcdef" * 2)
+        path = "/".join((*folders_of(place), file_name(place)))
+        self.assertEqual(parse_path(path), place)
+        self.assertFalse(any("." in name for name in folders_of(place)[1:]))
+
+    def test_layout(self) -> None:
+        """The layout is the one of docs/server.rst."""
+        place = Place(UserId("user"), Namespace("namespace"), BlobId("some-blob-id"), "f" * 32)
+        self.assertEqual(
+            "/".join((*folders_of(place), file_name(place))),
+            "user/namespace/s/som/some-b/some-blob-id." + "f" * 32,
+        )
+        self.assertEqual(folded("aBC"), "abc.6")
+
+    def test_foreign_files(self) -> None:
+        """Files that are not ours are left alone."""
+        for path in ("x", "user/ns/b/b/b/b.xyz", "user/ns/c/b/b/b." + "0" * 32, "user/ns/b/b/b/B." + "0" * 32):
+            self.assertIs(parse_path(path), None, path)
+
+    def test_walk_goes_on(self) -> None:
+        """A walk can go on behind any path of the one before."""
+        root = self.mktemp()
+        for path in ("a/b/1", "a/b/2", "a/b.c/1", "a/c", "b/1/1", "c"):
+            os.makedirs(os.path.dirname(os.path.join(root, path)), exist_ok=True)
+            open(os.path.join(root, path), "wb").close()
+        whole = list(walk(root))
+        self.assertEqual(len(whole), 6)
+        for at, path in enumerate(whole):
+            self.assertEqual(list(walk(root, tuple(path.split("/")))), whole[at + 1 :])
