@@ -48,11 +48,16 @@ def attachment_example(soledad):
 # fmt: on
 
 
+def provide_hackers() -> None:
+    """Make the file that the example attaches, if there is none."""
+    path = Path("hackers.txt")
+    if not path.exists():
+        path.write_text("Hack the planet!\n" * 100_000)
+
+
 async def main(reactor: Any, server_url: str, uuid: str) -> None:
     """Open a store that has a server, run the example, and close the store."""
-    hackers = Path("hackers.txt")
-    if not hackers.exists():
-        hackers.write_text("Hack the planet!\n" * 100_000)
+    provide_hackers()
     try:
         soledad = await Soledad.open(
             uuid,
@@ -67,7 +72,7 @@ async def main(reactor: Any, server_url: str, uuid: str) -> None:
             await soledad.close()
     except SoledadError as error:
         raise SystemExit(f"{type(error).__name__}: {error}") from None
-    print("hackers.txt is attached, sealed, on the server, and reads as it was")
+    print("hackers.txt is attached, is sealed on the server, and reads as it was.")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from io import RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -96,9 +97,7 @@ def provide_plaintext(path: Path, given: Path | None) -> None:
         path.symlink_to(given)
         return
     with path.open("w") as file:
-        file.writelines(
-            f"{number:6}: they are trashing our rights: {os.urandom(12).hex()}\n" for number in range(LINES)
-        )
+        file.writelines(f"{number:6}: trashing our rights: {os.urandom(16).hex()}\n" for number in range(LINES))
 
 
 async def run_example(place: Place) -> None:
@@ -137,8 +136,7 @@ async def fetch_elsewhere(place: Place) -> None:
         await bar.watch(doc.download_attachment(progress=bar.at))
         await expect_state(doc, AttachmentStates.SYNCED)
         fd = await doc.get_attachment()
-        check(fd is not None, "nothing is attached")
-        check(await deferToThread(same, fd, place.plaintext), "it is not what was attached")
+        check(fd is not None and await deferToThread(same, fd, place.plaintext), "it is not what was attached")
         line("the file", "is what was attached, byte by byte")
 
 
@@ -198,7 +196,7 @@ async def expect_state(doc: Document, expected: AttachmentStates) -> None:
     check(state == expected, f"the state should be {expected.name}")
 
 
-def same(fd: BinaryIO, path: Path) -> bool:
+def same(fd: RawIOBase | BinaryIO, path: Path) -> bool:
     """Compare two files, a piece at a time, to the end of both.  This blocks."""
     with fd, path.open("rb") as other:
         while True:

@@ -7,7 +7,7 @@ import os
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessExitedAlready
@@ -35,7 +35,8 @@ async def soledad_server(folder: Path, *arguments: str) -> str:
     out, err, status = await getProcessOutputAndValue(command, ["--data-dir", str(folder), *arguments], os.environ)
     if status:
         raise CommandFailed((err or out).decode(errors="replace").strip())
-    return out.decode().strip()
+    printed: str = out.decode().strip()
+    return printed
 
 
 class ServerProcess(ProcessProtocol):
@@ -122,5 +123,5 @@ def _event_of(line: bytes) -> Mapping[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def _too_late(_: object, seconds: float) -> None:
+def _too_late(_: object, seconds: float) -> NoReturn:
     raise CommandFailed(f"the server did not listen within {seconds:g} seconds")

@@ -11,6 +11,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
+from twisted.python.filepath import FilePath
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
@@ -62,9 +63,9 @@ class DemonstrationTests(TestCase):
 
     async def test_file(self) -> None:
         """With a file of one's own, every check is made and holds, and nothing is left."""
-        file = Path(self.mktemp()).resolve()
-        file.write_bytes(os.urandom(400_000))
-        run = Run(self.tmpdir, str(file))
+        file = self.mktemp()
+        FilePath(file).setContent(os.urandom(400_000))
+        run = Run(self.tmpdir, file)
         self.assertEqual(await run.ended, 0, run.output)
         for told in ("NONE", "LOCAL", "SYNCED", "REMOTE", "AuthenticationFailed", "none of them", "byte by byte"):
             self.assertIn(told, run.output)
