@@ -72,7 +72,7 @@ TEST_KEY = bytes(range(32))
 
 def make_store(
     test: SynchronousTestCase,
-    server: Server | None = None,
+    server: MemoryServer | Server | None = None,
     *,
     uuid: str = "user",
     data_dir: str | Path | None = None,
@@ -84,8 +84,11 @@ def make_store(
     Everything is real but for threads and passphrase: calls run in place, so their Deferreds have fired when they
     return, and the keyring's key is handed in.
 
+    :param server: a `MemoryServer`, where the user is made if need be; or what `MemoryServer.connect` gave.
     :param data_dir: the store's folder; by default a new one.  Closing a store and opening its folder again works.
     """
+    if isinstance(server, MemoryServer):
+        server = server.connect(uuid)
     folder = Path(test.mktemp() if data_dir is None else data_dir)
     workers = Workers.start(lambda threads, name: InPlace())
     opening = open_store(Clock(), workers, user_id(uuid), HandedInKey(key), folder, server)
