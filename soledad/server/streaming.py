@@ -229,7 +229,7 @@ class StreamingChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """Take what came; a request that begins has to get on."""
-        if not self._in_request:
+        if not self._in_request and self._lingering is None:
             self._set_busy(True)
             self._arm(HEADER_SECONDS, self.timeoutConnection)
         super().dataReceived(data)

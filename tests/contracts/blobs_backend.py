@@ -7,6 +7,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IConsumer
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
@@ -375,6 +376,7 @@ class BlobsBackendContract(_Mixin):
         self.failureResultOf(self.backend.list_blobs(nobody), NoSuchUser)
 
 
+@implementer(IConsumer)
 class PausingConsumer:
     """Wants nothing after the first piece, until the test says so."""
 

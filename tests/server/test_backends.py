@@ -34,7 +34,7 @@ from soledad.server.index import Index
 from soledad.server.interfaces import Place
 from soledad.server.processes import Alone
 from soledad.server.service import Workers, open_parts
-from soledad.streams import Budget, BytesProducer
+from soledad.streams import Budget, BytesProducer, MemoryConsumer
 from tests.contracts.blobs_backend import BLOB, QUOTA, USER, BlobsBackendContract, ManualProducer
 
 
@@ -168,7 +168,7 @@ class FaultTests(SynchronousTestCase):
         """A file that cannot be read is an error, not a short blob."""
         self.successResultOf(self.backend.write_blob(USER, BLOB, BytesProducer(b"x")))
         self.files.failing = "read"
-        body = ManualConsumer()
+        body = MemoryConsumer()
         self.failureResultOf(self.backend.read_blob(USER, BLOB, body), StorageFailed)
 
     def test_missing_file(self) -> None:
@@ -176,7 +176,7 @@ class FaultTests(SynchronousTestCase):
         self.successResultOf(self.backend.write_blob(USER, BLOB, BytesProducer(b"x")))
         (found,) = self.successResultOf(self.store.list())
         os.unlink(self.store.path(found.place))
-        self.failureResultOf(self.backend.read_blob(USER, BLOB, ManualConsumer()), StorageFailed)
+        self.failureResultOf(self.backend.read_blob(USER, BLOB, MemoryConsumer()), StorageFailed)
 
     def test_folder_goes_meanwhile(self) -> None:
         """When the last file of a folder goes, another that is being written there is not lost."""
@@ -189,19 +189,6 @@ class FaultTests(SynchronousTestCase):
         self.successResultOf(work)
         self.assertEqual(self.successResultOf(self.backend.get_blob_size(USER, BlobId("blob-1-2"))), 1)
         self.assertEqual(len(list(walk(self.root))), 1)
-
-
-class ManualConsumer:
-    """Takes anything."""
-
-    def registerProducer(self, producer: object, streaming: bool) -> None:
-        """See `IConsumer`."""
-
-    def unregisterProducer(self) -> None:
-        """See `IConsumer`."""
-
-    def write(self, data: bytes) -> None:
-        """See `IConsumer`."""
 
 
 IDS = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=128)
