@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
@@ -32,6 +32,7 @@ BUDGET = 24 * 1024 * 1024
 REPORT_INTERVAL = 0.1
 
 _log = Logger()
+T = TypeVar("T")
 
 
 @define(eq=False)
@@ -462,14 +463,31 @@ class Gate:
     """A push producer for who writes to a consumer piece by piece: lets it wait while the consumer wants nothing."""
 
     _closed: Deferred[None] | None = field(default=None, init=False)
+    _work: Deferred[Any] | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
 
     async def passed(self) -> None:
         """Wait until the consumer wants more. :raise ConnectionFailed: it has gone away."""
         if self._closed is not None:
             await self._closed
-        if self._stopped:
-            raise ConnectionFailed("the consumer has gone away")
+        self._check()
+
+    async def during(self, work: Deferred[T]) -> T:
+        """
+        Wait for what the consumer is to get, then until it wants it.
+
+        :raise ConnectionFailed: it has gone away; ``work`` was cancelled.
+        """
+        self._work = work
+        try:
+            result = await work
+        except CancelledError:
+            self._check()
+            raise
+        finally:
+            self._work = None
+        await self.passed()
+        return result
 
     def pauseProducing(self) -> None:
         """See `IPushProducer`."""
@@ -485,7 +503,13 @@ class Gate:
     def stopProducing(self) -> None:
         """See `IProducer`."""
         self._stopped = True
+        if self._work is not None:
+            self._work.cancel()
         self.resumeProducing()
+
+    def _check(self) -> None:
+        if self._stopped:
+            raise ConnectionFailed("the consumer has gone away")
 
 
 @implementer(IConsumer)

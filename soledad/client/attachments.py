@@ -29,7 +29,7 @@ from soledad.errors import (
     DocumentAlreadyDeleted,
     InvalidIdentifier,
     NoAttachment,
-    RetriableTransferError,
+    TransferError,
 )
 from soledad.model.attachment import AttachmentStates, Pointer, state_of
 from soledad.model.blob import BlobKey, ByteRange
@@ -163,7 +163,7 @@ class Attachments:
         state = state_of(await self._blobs.status(blob))
         if state is AttachmentStates.AWAITED and self._online:
             # No news is no reason to fail: this works offline.
-            with suppress(RetriableTransferError):
+            with suppress(TransferError):
                 state = state_of(await self._blobs.ask(blob))
         return state
 

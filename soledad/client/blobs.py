@@ -30,6 +30,8 @@ from soledad.wire.container import HEADER_SIZE, SALT_SIZE, Layout, Purpose
 
 #: Bytes that one request for a range of a remote blob asks for.
 WINDOW = 2 * 1024 * 1024
+#: The same when buffers are scarce: a chunk.
+LEAST_WINDOW = 64 * 1024
 
 Source = BinaryIO | bytes | bytearray | memoryview | IBodyProducer
 
@@ -139,7 +141,7 @@ class Blobs:
             file = await self.open(blob)
         except BlobNotFound:
             consumer = MemoryConsumer()
-            await self._write_remote(blob, consumer, wanted, Progress(self._worker, None))
+            await self._write_remote(blob, consumer, wanted)
             return consumer.value()
         try:
             return await self._worker.run(read_range, file, wanted)
@@ -153,7 +155,7 @@ class Blobs:
         try:
             file = await self.open(blob)
         except BlobNotFound:
-            await self._write_remote(blob, consumer, wanted, Progress(self._worker, None))
+            await self._write_remote(blob, consumer, wanted)
             return
         file.seek(start)
         left = RangeReader(file, stop - start)
@@ -167,22 +169,37 @@ class Blobs:
             container.close()
             raise
 
-    async def _write_remote(self, blob: Blob, consumer: IConsumer, wanted: ByteRange, progress: Progress) -> None:
+    async def _write_remote(self, blob: Blob, consumer: IConsumer, wanted: ByteRange) -> None:
         """Fetch a range window by window, each opened before any of it is written."""
         start, stop = wanted.within(blob.length)
-        chunks = await self._remote_chunks(blob)
         gate = Gate()
-        consumer.registerProducer(gate, True)
         try:
-            while start < stop:
-                await gate.passed()
-                # Windows end where chunks do, so that no chunk is fetched twice.
-                end = min(stop, (start + WINDOW) // WINDOW * WINDOW)
-                consumer.write(await self._window(blob, chunks, ByteRange(start, end - start)))
-                progress.add(end - start)
-                start = end
+            chunks = await self._remote_chunks(blob)
+            consumer.registerProducer(gate, True)
+            try:
+                while start < stop:
+                    await gate.passed()
+                    # Windows end where chunks do, so that no chunk is fetched twice.
+                    window = LEAST_WINDOW if self._budget.crowded else WINDOW
+                    end = min(stop, (start + window) // window * window)
+                    await self._write_window(blob, chunks, ByteRange(start, end - start), consumer, gate)
+                    start = end
+            finally:
+                consumer.unregisterProducer()
+        except BlobNotFound:
+            await completed(self._learn(blob, SyncEvent.MISSED))
+            raise
+
+    async def _write_window(
+        self, blob: Blob, chunks: Chunks, wanted: ByteRange, consumer: IConsumer, gate: Gate
+    ) -> None:
+        # As it comes, joined, and opened.
+        held = 3 * (wanted.length or 0)
+        self._budget.take(held)
+        try:
+            consumer.write(await gate.during(Deferred.fromCoroutine(self._window(blob, chunks, wanted))))
         finally:
-            consumer.unregisterProducer()
+            self._budget.give(held)
 
     async def _window(self, blob: Blob, chunks: Chunks, wanted: ByteRange) -> bytes:
         opener = RangeOpener(chunks, wanted)
@@ -240,10 +257,11 @@ class Blobs:
 
     async def _upload(self, blob: Blob, progress: Progress) -> SyncStatus:
         remote = self._server()
+        known = await self._local.get(blob.key)
+        if known is not None and known.status in (SyncStatus.SYNCED, SyncStatus.REMOTE):
+            return known.status
         known, container = await self._local.open(blob.key)
         try:
-            if known.status is SyncStatus.SYNCED:
-                return known.status
             progress.total = known.sealed.size
             await self._send(remote, known, container, progress)
         finally:
