@@ -185,7 +185,9 @@ class StreamingRequest(Request):
     def connectionLost(self, reason: Failure) -> None:
         """Tell who answers, and the body: in this order, or an answer would still be tried."""
         super().connectionLost(reason)
-        self.body.failed(ConnectionFailed("the client is gone"))
+        # Lost within its headers, it has no body yet.
+        if self.content is not None:
+            self.body.failed(ConnectionFailed("the client is gone"))
 
 
 class StreamingChannel(HTTPChannel):
