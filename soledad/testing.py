@@ -136,6 +136,11 @@ class MemoryServer:
         self._tokens[uuid] = _now(self._accounts.add_user(user_id(uuid)))
         return self._tokens[uuid]
 
+    def add_token(self, uuid: str) -> str:
+        """Return one more token for the user."""
+        self._tokens[uuid] = _now(self._accounts.add_token(user_id(uuid)))
+        return self._tokens[uuid]
+
     def revoke_tokens(self, uuid: str) -> None:
         """Let no token of the user be good any more."""
         _now(self._accounts.revoke_tokens(user_id(uuid)))
@@ -308,6 +313,12 @@ class _MemoryAgent(ServerAgent):
         answer = super().request(*args, **options)
         self._network.run()
         return answer
+
+    def close(self) -> Deferred[None]:
+        """End all connections; they are gone when this returns."""
+        closing = super().close()
+        self._network.run()
+        return closing
 
 
 @define(eq=False)
