@@ -188,6 +188,9 @@ TRANSITIONS: dict[tuple[SyncStatus, SyncEvent], SyncStatus] = {
     (_S.UNREFERENCED, _E.DELETED): _S.PENDING_DELETE,
     (_S.LOCAL_ONLY, _E.REFERENCED): _S.LOCAL_ONLY,
     (_S.LOCAL_ONLY, _E.KEPT_LOCAL): _S.LOCAL_ONLY,
+    # It stays here for ever, whatever the server has: until the application says otherwise.
+    (_S.LOCAL_ONLY, _E.CONFIRMED): _S.LOCAL_ONLY,
+    (_S.LOCAL_ONLY, _E.MISSED): _S.LOCAL_ONLY,
     (_S.LOCAL_ONLY, _E.RETRIED): _S.PENDING_UPLOAD,
     (_S.LOCAL_ONLY, _E.LOST): _S.AWAITED,
     (_S.LOCAL_ONLY, _E.DELETED): _S.PENDING_DELETE,
@@ -227,6 +230,8 @@ TRANSITIONS: dict[tuple[SyncStatus, SyncEvent], SyncStatus] = {
     (_S.PENDING_DOWNLOAD, _E.ARRIVED): _S.SYNCED,
     (_S.PENDING_DOWNLOAD, _E.REJECTED): _S.FAILED_DOWNLOAD,
     (_S.PENDING_DOWNLOAD, _E.DELETED): _S.PENDING_DELETE,
+    # A reference revives it; whether its bytes are anywhere still is to be seen.
+    (_S.PENDING_DELETE, _E.REFERENCED): _S.AWAITED,
     (_S.PENDING_DELETE, _E.MISSED): _S.PENDING_DELETE,
     (_S.PENDING_DELETE, _E.CONFIRMED): _S.PENDING_DELETE,
     (_S.PENDING_DELETE, _E.DELETED): _S.PENDING_DELETE,

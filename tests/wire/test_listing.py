@@ -1,0 +1,128 @@
+"""Lists of blobs as JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from soledad.errors import UnexpectedAnswer
+from soledad.model.blob import BlobInfo, Flag
+from soledad.model.ids import BlobId, Namespace
+from soledad.wire.listing import Page, decode_count, decode_page, encode_count, encode_page
+from soledad.wire.routes import TOMBSTONE_LIMIT
+
+ETAG = "0123456789abcdef" * 4
+
+INFOS = st.builds(
+    BlobInfo,
+    st.from_regex(r"[A-Za-z0-9_-]{1,128}", fullmatch=True).map(BlobId),
+    st.from_regex(r"[a-z0-9][a-z0-9_-]{0,63}", fullmatch=True).map(Namespace),
+    st.integers(0, 2**62),
+    st.binary(min_size=32, max_size=32).map(bytes.hex),
+    st.lists(st.sampled_from(Flag), unique=True).map(tuple),
+    st.integers(0, 2**62),
+    st.booleans(),
+    st.none() | st.binary(max_size=200),
+)
+
+
+class PageTests(SynchronousTestCase):
+    """Pages."""
+
+    @given(st.builds(Page, st.lists(INFOS, max_size=5).map(tuple), st.none() | st.text(), st.text()))
+    def test_round_trip(self, page: Page) -> None:
+        """Any page comes out as it went in."""
+        self.assertEqual(decode_page(encode_page(page)), page)
+
+    def test_form(self) -> None:
+        """The names are the specification's."""
+        info = BlobInfo(BlobId("b"), Namespace("n"), 5, ETAG, (Flag.PENDING,), 7, True, b"sealed")
+        self.assertEqual(
+            json.loads(encode_page(Page((info,), None, "head"))),
+            {
+                "blobs": [
+                    {
+                        "id": "b",
+                        "namespace": "n",
+                        "length": 5,
+                        "etag": ETAG,
+                        "flags": ["PENDING"],
+                        "changed": 7,
+                        "deleted": True,
+                        "tombstone": "c2VhbGVk",
+                    }
+                ],
+                "next": None,
+                "head": "head",
+            },
+        )
+
+    def test_refused(self) -> None:
+        """An entry that is not exactly of its form spoils the page."""
+        good: dict[str, Any] = {"id": "b", "namespace": "n", "length": 5, "etag": ETAG, "flags": [], "changed": 1}
+        good |= {"deleted": False, "tombstone": None}
+        self.assertEqual(len(decode_page(self.page(good)).blobs), 1)
+        for name, value in (
+            ("id", "../b"),
+            ("id", 1),
+            ("namespace", "N"),
+            ("length", -1),
+            ("length", "5"),
+            ("length", 5.0),
+            ("length", True),
+            ("etag", ETAG + "0"),
+            ("etag", ETAG.upper()),
+            ("etag", None),
+            ("flags", ["DONE"]),
+            ("flags", [["PENDING"]]),
+            ("flags", 1),
+            ("changed", None),
+            ("deleted", "no"),
+            ("tombstone", "!"),
+            ("tombstone", 1),
+            ("tombstone", "A" * (TOMBSTONE_LIMIT * 2)),
+        ):
+            with self.assertRaises(UnexpectedAnswer, msg=f"{name}: {value!r}"):
+                decode_page(self.page({**good, name: value}))
+        for name in good:
+            with self.assertRaises(UnexpectedAnswer, msg=name):
+                decode_page(self.page({key: value for key, value in good.items() if key != name}))
+
+    def page(self, entry: dict[str, Any]) -> bytes:
+        """Return a page with one entry."""
+        return json.dumps({"blobs": [entry], "next": None, "head": "h"}).encode()
+
+    @given(st.binary() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
+    def test_anything(self, body: bytes | str) -> None:
+        """Whatever a server sends is a page, or not one."""
+        try:
+            decode_page(body if isinstance(body, bytes) else body.encode())
+        except UnexpectedAnswer:
+            return
+
+    def test_deep(self) -> None:
+        """Nesting without end is not a page."""
+        with self.assertRaises(UnexpectedAnswer):
+            decode_page(b"[" * 200_000)
+
+    def test_errors_quote_nothing(self) -> None:
+        """What the server sent does not get into an error's text."""
+        self.assertNotIn("secret", str(self.assertRaises(UnexpectedAnswer, decode_page, b'{"secret": "secret"}')))
+
+
+class CountTests(SynchronousTestCase):
+    """Counts."""
+
+    def test_round_trip(self) -> None:
+        """A count comes out as it went in."""
+        self.assertEqual(decode_count(encode_count(5, "head")), 5)
+
+    def test_refused(self) -> None:
+        """What is no count is none."""
+        for body in (b"", b"5", b"[]", b'{"count": -1}', b'{"count": "5"}', b'{"count": true}', b'{"head": "x"}'):
+            with self.assertRaises(UnexpectedAnswer, msg=repr(body)):
+                decode_count(body)
