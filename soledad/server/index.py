@@ -13,7 +13,20 @@ from functools import partial
 from typing import Any, TypeVar
 
 from attrs import define
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, insert, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    delete,
+    false,
+    func,
+    insert,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
 from twisted.internet.defer import Deferred
 
 from soledad.deferreds import deferred
@@ -323,7 +336,9 @@ def _listed(user: UserId, namespace: Namespace, deleted: bool, flag: Flag | None
     within = (blobs.c.user_id == user, blobs.c.namespace == namespace)
     if flag is None:
         return (*within, blobs.c.deleted == deleted)
-    return (*within, blobs.c.flags != 0, blobs.c.flags.op("&")(FLAG_BITS[flag]) != 0, blobs.c.deleted == deleted)
+    # Tombstones have no flags.  The index is chosen only when the condition is spelt as it is there.
+    flagged = false() if deleted else blobs.c.flags != literal_column("0")
+    return (*within, flagged, blobs.c.flags.op("&")(FLAG_BITS[flag]) != 0)
 
 
 def _token(kind: str, user: Row[Any], number: int) -> str:

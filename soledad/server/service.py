@@ -209,6 +209,8 @@ class ServerService(Service):
     @deferred
     async def stopService(self) -> None:
         """Close all ports and connections, and wait until nothing runs any more; uploads under way leave nothing."""
+        if not self.running:
+            return
         super().stopService()
         for port in self.ports:
             await maybeDeferred(port.stopListening)
