@@ -252,14 +252,7 @@ async def gather(works: Iterable[Deferred[T]]) -> list[T]:
 
     Cancelling it cancels them all, and still waits for them.
     """
-    pending = list(works)
-
-    def cancel_all() -> None:
-        for work in pending:
-            work.cancel()
-
-    ended: Deferred[Any] = DeferredList(pending, consumeErrors=True)
-    outcomes = await outlasting(ended, cancel_all)
+    outcomes: Any = await DeferredList(list(works), consumeErrors=True)
     for succeeded, outcome in outcomes:
         if not succeeded:
             outcome.raiseException()

