@@ -32,6 +32,7 @@ from soledad.errors import (
     InsecureServer,
     InvalidServerURL,
     LengthRequired,
+    RetriableTransferError,
     SoledadError,
     TransferTimeout,
     UnexpectedAnswer,
@@ -121,7 +122,7 @@ class ServerConnection:
             raise explain(error) from error
         answer = Answer(response, method)
         if not 200 <= answer.status < 300:
-            raise decode_error(answer.status, await answer.excerpt(self._clock), known)
+            raise await answer.refusal(self._clock, known)
         return answer
 
     def _headers(self, others: Mapping[str, str] | None) -> dict[str, str]:
@@ -185,19 +186,22 @@ class Answer:
         await self._deliver(_Delivery(body, limit))
         return body.value()
 
-    async def excerpt(self, clock: IReactorTime) -> bytes:
-        """Return the body of an error, as much of it as comes at once; however it ends, the status is known."""
+    async def refusal(self, clock: IReactorTime, known: Mapping[str, Any] | None) -> SoledadError:
+        """Return the error that this answer is, from the status and as much of the body as comes at once."""
         body = MemoryConsumer()
         delivery = _Delivery(body, ERROR_BODY_LIMIT)
         timer = clock.callLater(ERROR_BODY_TIME, delivery.stop, TransferTimeout(ERROR_BODY_TIME))
         try:
             await self._deliver(delivery)
-        except SoledadError:
-            return b""
+        except SoledadError as broken:
+            error = decode_error(self.status, b"", known)
+            # What the status alone does not tell, another try may.
+            is_told = not isinstance(error, UnexpectedAnswer) or not isinstance(broken, RetriableTransferError)
+            return error if is_told else broken
         finally:
             if timer.active():
                 timer.cancel()
-        return body.value()
+        return decode_error(self.status, body.value(), known)
 
     async def abandon(self) -> None:
         """Take nothing of the body: ends the connection."""
