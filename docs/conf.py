@@ -1,7 +1,10 @@
 """How Sphinx makes the documentation: ``make docs``."""
 
+import inspect
+import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 project = "soledad"
 author = "soledad contributors"
@@ -19,7 +22,26 @@ add_module_names = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_preserve_defaults = True
 
 html_theme = "furo"
 html_title = f"soledad {release}"
+
+
+def setup(app: Any) -> None:
+    """Have signatures shown as callers see them."""
+    app.connect("autodoc-process-signature", _as_called)
+
+
+def _as_called(
+    app: Any, what: str, name: str, called: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None] | None:
+    """A method whose body is a coroutine returns a Deferred; an interface has a name."""
+    body = inspect.unwrap(called) if callable(called) else called
+    if returned is not None and body is not called and inspect.iscoroutinefunction(body):
+        returned = f"~twisted.internet.defer.Deferred[{returned}]"
+    return _named(signature), _named(returned)
+
+
+def _named(text: str | None) -> str | None:
+    return None if text is None else re.sub(r"<InterfaceClass ([\w.]+)>", r"~\1", text)
