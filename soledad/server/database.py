@@ -73,11 +73,11 @@ class Database:
         """Run a unit of work that only reads; all it reads is of one moment."""
         return self._reads.run(self.now, unit, False)
 
-    def write(self, unit: Unit[T]) -> Deferred[T]:
-        """Run a unit of work that writes; fires once it is durable."""
-        return self._writes.run(self.now, unit, True)
+    def write(self, unit: Unit[T], durable: bool = True) -> Deferred[T]:
+        """Run a unit of work that writes; fires once it is done and, if ``durable``, would survive a power cut."""
+        return self._writes.run(self.now, unit, True, durable)
 
-    def now(self, unit: Unit[T], writes: bool = True) -> T:
+    def now(self, unit: Unit[T], writes: bool = True, durable: bool = True) -> T:
         """
         Run a unit of work here and now, which blocks.
 
@@ -88,7 +88,7 @@ class Database:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with self._engine.connect() as connection:
-                    connection.execution_options(soledad_writes=writes)
+                    connection.execution_options(soledad_writes=writes, soledad_durable=durable)
                     with connection.begin():
                         return unit(connection)
             except DBAPIError as error:
@@ -120,14 +120,14 @@ def _sqlite(engine: Engine) -> Engine:
     def connected(connection: sqlite3.Connection, record: Any) -> None:
         # The module's own way of beginning transactions leaves out reads.
         connection.isolation_level = None
-        # NORMAL loses what was acknowledged in a power cut.
-        connection.execute("PRAGMA synchronous = FULL")
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
         # A transaction that reads first and wants to write later could be refused at that point.
-        immediate = connection.get_execution_options().get("soledad_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+        options = connection.get_execution_options()
+        # NORMAL loses in a power cut what was acknowledged; what comes after it with FULL makes it durable too.
+        connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options['soledad_durable'] else 'NORMAL'}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options["soledad_writes"] else "BEGIN")
 
     return engine
 

@@ -81,17 +81,18 @@ class Index:
         :raise QuotaExceeded: there is no room.
         """
         unit = partial(_reserve, place=place, size=size, owner=self._processes.name, default=self._default_quota)
+        # After a power cut nobody has anything set aside: this need not outlast one.
         try:
-            await self._database.write(unit)
+            await self._database.write(unit, durable=False)
         except QuotaExceeded:
             # Perhaps the room is held for a process that is no more.
             if not await self.release_dead():
                 raise
-            await self._database.write(unit)
+            await self._database.write(unit, durable=False)
 
     def release(self, place: Place) -> Deferred[bool]:
         """Give back what was set aside for an upload; tell whether there was anything."""
-        return self._database.write(partial(_release, place=place))
+        return self._database.write(partial(_release, place=place), durable=False)
 
     def commit(self, place: Place, stored: Stored) -> Deferred[None]:
         """
@@ -336,7 +337,7 @@ def _listed(user: UserId, namespace: Namespace, deleted: bool, flag: Flag | None
     within = (blobs.c.user_id == user, blobs.c.namespace == namespace)
     if flag is None:
         return (*within, blobs.c.deleted == deleted)
-    # Tombstones have no flags.  The index is chosen only when the condition is spelt as it is there.
+    # Tombstones have no flags.  The condition is spelt as the index has it: what a parameter will be, no planner knows.
     flagged = false() if deleted else blobs.c.flags != literal_column("0")
     return (*within, flagged, blobs.c.flags.op("&")(FLAG_BITS[flag]) != 0)
 

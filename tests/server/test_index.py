@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, event, func, insert, select, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -220,6 +222,23 @@ class StatementTests(SynchronousTestCase):
             lambda connection: connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters).all()
         )
         return [row.detail for row in rows]
+
+    def test_durable(self) -> None:
+        """What is acknowledged to a client is synced; what is set aside for a moment is not."""
+        levels = []
+        upload = place("1")
+        steps: tuple[Callable[[], Deferred[Any]], ...] = (
+            lambda: self.index.reserve(upload, 1),
+            lambda: self.index.commit(upload, Stored(1, "0" * 64)),
+            lambda: self.index.delete((USER, DEFAULT, BlobId("x")), None, None),
+            lambda: self.index.release(upload),
+        )
+        for work in steps:
+            self.sent.clear()
+            self.successResultOf(work())
+            levels.append([statement for statement, _ in self.sent if "synchronous" in statement])
+        full, normal = ["PRAGMA synchronous = FULL"], ["PRAGMA synchronous = NORMAL"]
+        self.assertEqual(levels, [normal, full, full, normal])
 
     def test_portable(self) -> None:
         """Tables and indexes can be made in PostgreSQL too."""
