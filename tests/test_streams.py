@@ -17,7 +17,7 @@ from twisted.web.client import FileBodyProducer
 from twisted.web.iweb import UNKNOWN_LENGTH
 
 from soledad import streams
-from soledad.deferreds import InPlace, outlasting
+from soledad.deferreds import InPlace, outlasting, unawaited
 from soledad.errors import ConnectionFailed, WrongLength
 from soledad.streams import (
     HIGH,
@@ -424,12 +424,19 @@ class WorkerProducerTests(StreamCase):
         for worker in (self.later, InPlace()):
             source = Failing(b"ab")
             producer = WorkerProducer(worker, source.read, self.budget, close=source.close)
-            consumer = Sink()
-            self.failureResultOf(self.settle(self.send(producer, consumer)), ZeroDivisionError)
+            self.failureResultOf(self.settle(self.send(producer, Sink())), ZeroDivisionError)
             self.assertTrue(source.closed)
-            # Nothing is written behind the end.
-            self.assertEqual(consumer.told, ["register", "unregister"])
             self.assertEqual(self.budget.used, 0)
+
+    def test_nothing_behind_the_end(self) -> None:
+        """Once the failure was told nothing more is written, not even what had been read before it."""
+        consumer = Sink()
+        producer = WorkerProducer(InPlace(), Failing(b"ab").read, self.budget)
+        producer.pauseProducing()
+        done = producer.startProducing(consumer)
+        unawaited(done.addErrback(lambda failure: consumer.unregisterProducer()))
+        producer.resumeProducing()
+        self.assertEqual(consumer.told, ["unregister"])
 
     def test_write_fails(self) -> None:
         """The failure of the consumer is told, too."""
