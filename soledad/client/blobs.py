@@ -20,6 +20,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 
 from soledad.client.interfaces import Container, ILocalBlobs, IRemoteBlobs
 from soledad.client.reading import SealedFile
+from soledad.client.scratch import Scratch
 from soledad.client.sealing import ContainerReader, RangeReader, Sealing, Verifying, open_window, read_range
 from soledad.crypto.container import Chunks, Context, KeyMaterial, Keys, Opener, RangeOpener, Sealer
 from soledad.deferreds import SerialByKey, Worker, completed
@@ -89,6 +90,7 @@ class Blobs:
     _keyring: Keyring
     _worker: Worker
     _budget: Budget
+    _scratch: Scratch = field(factory=Scratch, init=False)
     _turns: SerialByKey = field(factory=SerialByKey, init=False)
 
     # --- what goes in ---------------------------------------------------------------------------------
@@ -99,14 +101,14 @@ class Blobs:
 
         :raise BlobExists: the id is taken.
         """
-        sealing = Sealing(self._local.spool(), Sealer(self._keyring.current, context_of(key), os.urandom(SALT_SIZE)))
+        sealer = Sealer(self._keyring.current, context_of(key), os.urandom(SALT_SIZE))
+        sealing = Sealing(self._local.spool(), sealer, self._scratch)
         try:
             await self._fill(sealing, source, progress)
             spooled = await self._worker.run(sealing.finish)
         except BaseException:
             await completed(self._worker.run(sealing.discard))
             raise
-        sealer = sealing.sealer
         sealed = Sealed(sealer.length, spooled.size, sealer.header, sealer.commitment)
         await self._local.put(key, sealed, spooled)
         return Blob(key, sealer.length, sealer.commitment)
@@ -164,7 +166,7 @@ class Blobs:
     def _open_container(self, blob: Blob, container: Container) -> SealedFile:
         try:
             chunks = blob.chunks(self._keyring.roots, container.read(0, HEADER_SIZE))
-            return SealedFile(chunks, container)
+            return SealedFile(chunks, container, self._scratch)
         except BaseException:
             container.close()
             raise
@@ -287,7 +289,7 @@ class Blobs:
         if known is not None and known.status.is_local:
             return known.status
         progress.total = blob.sealed(None).size
-        verifying = Verifying(self._local.spool(), blob.opener(self._keyring.roots), progress)
+        verifying = Verifying(self._local.spool(), blob.opener(self._keyring.roots), progress, self._scratch)
         try:
             consumer = WorkerConsumer(self._worker, verifying.take, self._budget)
             await self._receive(remote, blob, consumer)

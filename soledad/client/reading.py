@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
+from io import BytesIO, RawIOBase
 
 from soledad.client.interfaces import Container
+from soledad.client.scratch import BATCH, Scratch
 from soledad.crypto.container import Chunks
 from soledad.errors import AuthenticationFailed
 
-#: Chunks that are read at a time.
-_BATCH = 16
 
-
-class SealedFile(io.RawIOBase):
+class SealedFile(RawIOBase):
     """
     Reads what a container holds, opening it a few chunks at a time.
 
@@ -21,15 +19,15 @@ class SealedFile(io.RawIOBase):
     not what was sealed, `StorageFailed` when the disk fails.  Reading blocks, as with any file.
     """
 
-    def __init__(self, chunks: Chunks, container: Container) -> None:
-        """Take the opened header's ``chunks``, and the container, which is closed with this file."""
+    def __init__(self, chunks: Chunks, container: Container, scratch: Scratch | None = None) -> None:
+        """Take the opened header's ``chunks``, the container, which is closed with this file, and buffers."""
         super().__init__()
         self._chunks = chunks
         self._container = container
         self._position = 0
-        self._sealed = memoryview(bytearray(_BATCH * chunks.layout.sealed_chunk_size))
-        self._opened = memoryview(bytearray(chunks.layout.chunk_size))
-        #: Which chunk is in ``_opened``, and how many bytes of it are data.
+        self._scratch = Scratch() if scratch is None else scratch
+        #: A chunk of which a part was read; which one it is, and how many bytes of it are data.
+        self._opened = bytearray()
         self._current: int | None = None
         self._count = 0
 
@@ -66,9 +64,15 @@ class SealedFile(io.RawIOBase):
         self._check_open()
         left = max(0, self.length - self._position)
         wanted = left if size is None or size < 0 else min(size, left)
-        buffer = bytearray(wanted)
-        self.readinto(buffer)
-        return bytes(buffer)
+        if not wanted:
+            return b""
+        # What this returns is the buffer itself: a second one, and a copy, would take longer than opening.
+        buffer = BytesIO()
+        buffer.seek(wanted - 1)
+        buffer.write(b"\0")
+        with buffer.getbuffer() as out:
+            self.readinto(out)
+        return buffer.getvalue()
 
     def readall(self) -> bytes:
         """Return all that is left."""
@@ -97,31 +101,37 @@ class SealedFile(io.RawIOBase):
         size = self._chunks.layout.chunk_size
         index, skip = divmod(self._position, size)
         if skip == 0 and len(out) >= size:
-            return self._open_batch(index, out, min(len(out) // size, _BATCH))
+            return self._open_batch(index, out, min(len(out), BATCH) // size)
         if self._current != index:
             self._current = None
-            self._count = self._open_last(index)
+            self._count = self._open_one(index)
             self._current = index
-        piece = self._opened[skip : min(self._count, skip + len(out))]
+        piece = memoryview(self._opened)[skip : min(self._count, skip + len(out))]
         out[: len(piece)] = piece
         return len(piece)
 
     def _open_batch(self, index: int, out: memoryview, number: int) -> int:
         """Open whole chunks of data into ``out``; return how many bytes that is."""
         size, sealed_size = self._chunks.layout.chunk_size, self._chunks.layout.sealed_chunk_size
-        sealed = self._fetch(range(index, index + number))
-        for i in range(number):
-            part = sealed[i * sealed_size : (i + 1) * sealed_size]
-            self._chunks.open_into(index + i, part, out[i * size : (i + 1) * size])
+        with self._scratch.lend() as buffer:
+            sealed = self._fetch(range(index, index + number), buffer)
+            for i in range(number):
+                part = sealed[i * sealed_size : (i + 1) * sealed_size]
+                self._chunks.open_into(index + i, part, out[i * size : (i + 1) * size])
         return number * size
 
-    def _open_last(self, index: int) -> int:
-        return self._chunks.open_into(index, self._fetch(range(index, index + 1)), self._opened)
+    def _open_one(self, index: int) -> int:
+        """Open a chunk that is not wanted as a whole; return how many bytes of it are data."""
+        self._opened = self._opened or bytearray(self._chunks.layout.chunk_size)
+        with self._scratch.lend() as buffer:
+            sealed = self._fetch(range(index, index + 1), buffer)
+            return self._chunks.open_into(index, sealed, memoryview(self._opened))
 
-    def _fetch(self, indexes: range) -> memoryview:
+    def _fetch(self, indexes: range, buffer: memoryview) -> memoryview:
+        """Read sealed chunks into ``buffer``; return them."""
         place = self._chunks.layout.place_of(indexes)
         assert place.length is not None
-        sealed = self._sealed[: place.length]
+        sealed = buffer[: place.length]
         if self._container.read_into(place.start, sealed) != place.length:
             raise AuthenticationFailed(indexes.start)
         return sealed

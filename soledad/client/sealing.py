@@ -18,14 +18,12 @@ from twisted.internet.defer import CancelledError
 
 from soledad.client.interfaces import Container, Spool, Spooled
 from soledad.client.reading import SealedFile
+from soledad.client.scratch import BATCH, Scratch
 from soledad.crypto.container import Opener, RangeOpener, Sealer
 from soledad.errors import InvalidSource
 from soledad.model.blob import ByteRange
 from soledad.streams import Progress
 from soledad.wire.container import HEADER_SIZE
-
-#: Bytes that are sealed at a time.
-BATCH = 1024 * 1024
 
 
 @define(eq=False)
@@ -34,7 +32,7 @@ class Sealing:
 
     spool: Spool
     sealer: Sealer
-    _out: bytearray = field(factory=bytearray, init=False, repr=False)
+    _scratch: Scratch = field(factory=Scratch)
 
     def take(self, pieces: list[bytes], progress: Progress) -> None:
         """Seal some pieces."""
@@ -50,12 +48,12 @@ class Sealing:
         """Seal a file from where it stands to its end."""
         read = _reader(file)
         progress.total = _size_left(file)
-        buffer = memoryview(bytearray(BATCH))
-        while count := _checked_count(read(buffer)):
-            if stop.is_set():
-                raise CancelledError()
-            self._seal(buffer[:count])
-            progress.add(count)
+        with self._scratch.lend() as buffer:
+            while count := _checked_count(read(buffer[:BATCH])):
+                if stop.is_set():
+                    raise CancelledError()
+                self._seal(buffer[:count])
+                progress.add(count)
 
     def finish(self) -> Spooled:
         """Seal the end, and make the container durable."""
@@ -72,11 +70,8 @@ class Sealing:
     def _seal(self, data: memoryview) -> None:
         if self.sealer.length == 0:
             self.spool.write(self.sealer.header)
-        room = self.sealer.room(len(data))
-        if len(self._out) < room:
-            self._out = bytearray(room)
-        count = self.sealer.seal_into(data, self._out)
-        self.spool.write(memoryview(self._out)[:count])
+        with self._scratch.lend() as out:
+            self.spool.write(out[: self.sealer.seal_into(data, out)])
 
 
 @define(eq=False)
@@ -86,8 +81,8 @@ class Verifying:
     spool: Spool
     _opener: Opener
     _progress: Progress
+    _scratch: Scratch = field(factory=Scratch)
     header: bytearray = field(factory=bytearray, init=False)
-    _out: bytearray = field(factory=bytearray, init=False, repr=False)
 
     def take(self, pieces: list[bytes]) -> None:
         """Verify some pieces, and keep them."""
@@ -106,10 +101,9 @@ class Verifying:
         if missing > 0:
             self.header += piece[:missing]
             self._opener.feed(piece[:missing])
-            piece = piece[missing:]
-        if len(self._out) < (room := self._opener.room(len(piece))):
-            self._out = bytearray(room)
-        self._opener.feed_into(piece, self._out)
+        with self._scratch.lend() as out:
+            for start in range(max(0, missing), len(piece), BATCH):
+                self._opener.feed_into(memoryview(piece)[start : start + BATCH], out)
 
 
 @define(eq=False)
