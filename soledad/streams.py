@@ -22,10 +22,12 @@ from zope.interface import implementer
 from soledad.deferreds import Worker, outlasting, unawaited
 from soledad.errors import ConnectionFailed, WrongLength
 
-#: Bytes that are read at a time, and the least when buffers are scarce.
-PIECE, LEAST = 256 * 1024, 16 * 1024
-#: A consumer asks its producer to pause above HIGH bytes that wait to be handled, and to go on below LOW.
-HIGH, LOW = 1024 * 1024, 256 * 1024
+#: Bytes that are read at a time, and the least when buffers are scarce.  Each time threads have to be woken.
+PIECE, LEAST = 1024 * 1024, 16 * 1024
+#: The part of what is left of a budget that a stream may read next.
+SHARE = 8
+#: A consumer asks its producer to pause above HIGH bytes that wait to be handled, or less when buffers are scarce.
+HIGH = 2 * PIECE
 #: Bytes that all streams together may hold before each of them gets less.
 BUDGET = 24 * 1024 * 1024
 #: Seconds between two reports of progress.
@@ -41,7 +43,7 @@ class Budget:
     How many bytes the buffers of all streams hold together.
 
     It never makes a stream wait that has nothing buffered, so that streams whose peers are slow cannot starve the
-    others: above the limit pieces get small, and consumers take one piece at a time.
+    others: the less is left, the smaller pieces get, and above the limit consumers take one piece at a time.
     """
 
     limit: int = BUDGET
@@ -53,8 +55,13 @@ class Budget:
         return self.used >= self.limit
 
     def piece(self) -> int:
-        """Return how many bytes a stream should read next."""
-        return LEAST if self.crowded else PIECE
+        """Return how many bytes a stream should read next: a power of two, so that pieces are whole chunks."""
+        share = max(LEAST, (self.limit - self.used) // SHARE)
+        return min(PIECE, 1 << share.bit_length() - 1)
+
+    def waiting(self) -> int:
+        """Return how many bytes may wait to be handled before their producer is to pause."""
+        return 0 if self.crowded else min(HIGH, 2 * self.piece())
 
     def take(self, size: int) -> None:
         """Count ``size`` bytes that are now held."""
@@ -111,7 +118,7 @@ class WorkerConsumer:
         self.received += len(data)
         self._budget.take(len(data))
         self._pump()
-        if self._pending > (0 if self._budget.crowded else HIGH):
+        if self._pending > self._budget.waiting():
             self._pause()
 
     def finish(self) -> Deferred[None]:
@@ -148,7 +155,7 @@ class WorkerConsumer:
         self._busy = False
         self._release(size)
         self._pump()
-        if self._pending <= (0 if self._budget.crowded else LOW):
+        if self._pending <= self._budget.waiting() // 2:
             self._resume()
 
     def _drop(self) -> None:

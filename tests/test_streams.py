@@ -195,6 +195,17 @@ class WorkerConsumerTests(StreamCase):
         self.budget.give(self.budget.limit)
         self.assertEqual(self.budget.piece(), PIECE)
 
+    def test_shares(self) -> None:
+        """However many streams there are, each of which reads ahead of what it passed on, the budget is kept."""
+        pieces = []
+        for _ in range(64):
+            pieces.append(self.budget.piece())
+            self.budget.take(2 * pieces[-1])
+        self.assertEqual((pieces[0], pieces[-1]), (PIECE, LEAST))
+        self.assertEqual(pieces, sorted(pieces, reverse=True))
+        self.assertLess(self.budget.used, self.budget.limit + 2 * 64 * LEAST)
+        self.budget.give(self.budget.used)
+
     def test_failure(self) -> None:
         """A handler that fails is told at once; the rest is dropped, and the end is that failure."""
         consumer = self.consumer(handle=self.fail_to_handle)

@@ -80,7 +80,7 @@ class BodyTests(StreamingTestCase):
 
     def test_back_pressure(self) -> None:
         """What the store has not handled makes the client wait, however fast it sends; time then does not count."""
-        connection = self.begin(8 * HIGH)
+        connection = self.begin(2 * HIGH)
         connection.send(b"x" * HIGH)
         self.assertFalse(connection.paused)
         connection.send(b"x")
