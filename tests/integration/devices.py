@@ -220,8 +220,8 @@ class _End(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """See `Protocol`."""
         self.link.left(self)
-        if self.peer is not None and not self.link.stalled:
-            self.peer.transport.loseConnection()
+        if not self.link.stalled:
+            self.end_peer()
 
     def pass_on(self, data: bytes) -> None:
         """Let the other end have it."""
@@ -230,9 +230,14 @@ class _End(Protocol):
 
     def cut_behind(self) -> None:
         """What was passed on arrives still, and nothing else."""
-        if self.peer is not None:
-            self.peer.transport.loseConnection()
+        self.end_peer()
         self.transport.abortConnection()
+
+    def end_peer(self) -> None:
+        """Close the other end, behind what was passed on."""
+        if self.peer is not None:
+            self.peer.transport.unregisterProducer()
+            self.peer.transport.loseConnection()
 
     def break_(self) -> None:
         """Break it at once."""
