@@ -87,7 +87,7 @@ class WorkerConsumer:
     _budget: Budget
     _producer: Any = field(default=None, init=False)
     _streaming: bool = field(default=True, init=False)
-    _pieces: list[bytes] = field(factory=list, init=False)
+    _pieces: list[bytes] = field(factory=list, init=False, repr=False)
     _pending: int = field(default=0, init=False)
     _busy: bool = field(default=False, init=False)
     _paused: bool = field(default=False, init=False)
@@ -291,7 +291,7 @@ class WorkerProducer:
     _consumer: Any = field(default=None, init=False)
     _done: Deferred[None] = field(factory=Deferred, init=False)
     _closed: Deferred[None] = field(factory=Deferred, init=False)
-    _ready: bytes | None = field(default=None, init=False)
+    _ready: bytes | None = field(default=None, init=False, repr=False)
     #: Bytes that count in the budget; of them, those that a consumer has which asked to pause when it got them.
     _held: int = field(default=0, init=False)
     _passed: int = field(default=0, init=False)
@@ -524,7 +524,7 @@ class Gate:
 class MemoryConsumer:
     """Keeps what is written to it: for what is known to be small."""
 
-    _pieces: list[bytes] = field(factory=list, init=False)
+    _pieces: list[bytes] = field(factory=list, init=False, repr=False)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """See `IConsumer`; a pull producer is not driven."""

@@ -18,9 +18,10 @@ import soledad
 from soledad import Document, Soledad, SoledadError
 from soledad.client.local.files import INLINE_LIMIT
 from soledad.errors import NoServer, StoreClosed, StoreInUse, UsageError
-from soledad.streams import MemoryConsumer
+from soledad.streams import Budget, MemoryConsumer, WorkerConsumer
 from soledad.testing import TEST_KEY, make_store
 from tests.client.stores import PiecesProducer, SoledadTestCase
+from tests.workers import HeldWorker
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "sesame-sesame"
@@ -158,7 +159,12 @@ class SecretsTests(SoledadTestCase):
         file.read(100)
         putting = doc.put_attachment(PiecesProducer([SECRET.encode() * 10], ends=False))
         objects = self.reachable(self.store, doc, doc.snapshot(), file, self.store.operations, doc.home)
+        streams: list[Any] = [MemoryConsumer(), WorkerConsumer(HeldWorker(), len, Budget())]
+        for consumer in streams:
+            consumer.write(SECRET.encode())
+            consumer.write(SECRET.encode())
         self.assertGreater(len(objects), 15)
+        self.assertHarmless(*streams)
         self.assertHarmless(*objects)
         putting.cancel()
         self.failureResultOf(putting)
