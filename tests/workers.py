@@ -21,7 +21,7 @@ T = TypeVar("T")
 class HeldWorker:
     """A `Worker` whose calls wait until the test lets them go."""
 
-    _waiting: deque[tuple[Callable[[], Any], Deferred[Any]]] = field(factory=deque, init=False)
+    _waiting: deque[tuple[Callable[[], Any], Deferred[Any]]] = field(factory=deque, init=False, repr=False)
     #: How many calls ran.
     ran: int = field(default=0, init=False)
 
