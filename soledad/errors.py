@@ -25,7 +25,8 @@ class SoledadError(Exception):
     @classmethod
     def summary(cls) -> str:
         """Return what happened, without the particulars: the first line of the class's docstring."""
-        return (cls.__doc__ or cls.__name__).strip().splitlines()[0].rstrip(".")
+        # What marks code in documentation is noise in a message.
+        return (cls.__doc__ or cls.__name__).strip().splitlines()[0].rstrip(".").replace("``", "")
 
     def __str__(self) -> str:
         """Return the summary, and the fields that are not empty."""
@@ -47,7 +48,7 @@ class UsageError(SoledadError):
 
 @frozen(str=False)
 class InvalidIdentifier(UsageError):
-    """A user id, blob id, namespace or attachment name is not of the allowed form."""
+    """An identifier is not of the allowed form."""
 
     kind: str
     value: str
@@ -339,7 +340,7 @@ class KeyringError(SoledadError):
 
 @frozen(str=False)
 class WrongPassphrase(KeyringError):
-    """The passphrase opens no slot of the keyring."""
+    """The passphrase is wrong: it opens no slot of the keyring."""
 
 
 @frozen(str=False)

@@ -88,6 +88,7 @@ class Document:
     matter, while 1, 1.0 and true differ.  Copies and pickles belong to no store.
     """
 
+    #: Its id; `None` until it is put into a store, which makes one up.
     doc_id: DocId | None
     #: The stored revision that this object was made from; `None` for a new document.
     rev: str | None
