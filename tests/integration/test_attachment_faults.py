@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from threading import Event
@@ -17,7 +18,7 @@ from twisted.internet.task import deferLater
 from soledad import AttachmentStates, Soledad
 from soledad.client.document import Document
 from soledad.client.remote.connection import Limits
-from soledad.deferreds import unawaited
+from soledad.deferreds import gather, unawaited
 from soledad.errors import (
     BlobExists,
     BlobNotFound,
@@ -280,7 +281,8 @@ class ClosingTests(StagesCase):
                 self.assertTrue(await doc.get_attachment_state() & AttachmentStates.LOCAL)
                 self.assertEqual(await opened(doc), data)
             works = await self.begin(device, sent, attempt)
-            self.stages.at(chance.randrange(1, 40), device.close)
+            closing: list[Deferred[None]] = []
+            self.stages.at(chance.randrange(1, 40), partial(self.close, device, works, closing))
             acknowledged = {str(work[0].doc_id): work[1] for work in works if work[2] is None}
             for doc, data, work in works:
                 outcome = None if work is None else await self.outcome(work)
@@ -291,11 +293,23 @@ class ClosingTests(StagesCase):
                 else:
                     acknowledged[str(doc.doc_id)] = data
             self.stages.at(0, lambda: None)
+            await gather(closing)
             await device.close()
             self.assertEqual(store_threads(), [])
             await self.assertFailure(device.create_doc({}), StoreClosed)
         # Neither too late nor too early.
         self.assertGreater(interrupted, 50)
+
+    def close(
+        self, device: Soledad, works: list[tuple[Document, bytes, Deferred[Any] | None]], closing: list[Deferred[None]]
+    ) -> None:
+        """Close the device; once that is done nothing may be under way."""
+
+        def closed(ignored: None) -> None:
+            self.assertTrue(all(work.called for _, _, work in works if work is not None))
+            self.assertEqual(store_threads(), [])
+
+        closing.append(device.close().addCallback(closed))
 
     async def begin(
         self, device: Soledad, sent: list[Document], attempt: int

@@ -15,7 +15,7 @@ from twisted.internet.task import LoopingCall, deferLater
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
-from soledad import AttachmentState, AttachmentStates, Soledad
+from soledad import AttachmentState, AttachmentStates, Soledad, streams
 from soledad.client import api
 from soledad.deferreds import gather, unawaited
 from soledad.errors import ConnectionFailed
@@ -199,7 +199,9 @@ class ProgressTests(Case):
     """What the user sees of a transfer."""
 
     async def test_progress(self) -> None:
-        """Transfers tell how far they are: never backwards, at most ten times a second, and once at the end."""
+        """Transfers tell how far they are: never backwards, not too often, and once at the end."""
+        # Not ten times a second: it would be over before.
+        self.patch(streams, "REPORT_INTERVAL", 0.005)
         here, there = await self.pair()
         doc = await attached(here, noise(24 * MiB))
         other = await received(doc, there)
@@ -209,14 +211,15 @@ class ProgressTests(Case):
             await transfer(progress=lambda done, total: told.append((done, total)))  # noqa: B023
             spent = monotonic() - began
             # Were there fewer, nobody would see anything; were there more, the reactor would have work.
-            self.assertGreaterEqual(len(told), 2)
-            self.assertLessEqual(len(told), 3 + spent * 10)
+            self.assertGreaterEqual(len(told), 5)
+            self.assertLessEqual(len(told), 3 + spent / 0.005)
             self.assertEqual([done for done, _ in told], sorted(done for done, _ in told))
             self.assertTrue(all(done <= total for done, total in told))
             self.assertEqual(told[-1][0], told[-1][1])
             self.assertGreater(told[-1][0], 24 * MiB)
+            count = len(told)
             await deferLater(reactor, 0.02)
-            self.assertEqual(told[-1][0], told[-1][1])
+            self.assertEqual(len(told), count)
 
     async def test_progress_that_fails(self) -> None:
         """A progress callback that raises is logged, and harms nothing."""
@@ -277,8 +280,9 @@ class ConsumerTests(Case):
         writing = other.write_attachment_to(consumer)
         await consumer.paused
         await deferLater(reactor, 0.2)
-        self.assertLess(self.link.down - before, 5 * MiB)
-        self.assertLess(len(consumer.value()), 5 * MiB)
+        # A window was, and no other.
+        self.assertLess(self.link.down - before, 3 * MiB)
+        self.assertLess(len(consumer.value()), 3 * MiB)
         consumer.go_on()
         await writing
         self.assertEqual(consumer.value(), noise(16 * MiB))
