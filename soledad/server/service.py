@@ -15,6 +15,7 @@ from attrs import define, field
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -157,7 +158,7 @@ def makeService(options: Options) -> Service:
         # What can be wrong with an endpoint depends on its kind.
         raise SystemExit(f"soledad: --users: {error}") from error
     folder = DataFolder(options["data-dir"])
-    return ServerService(reactor, folder, endpoints, options["quota"], options["max-blob"])
+    return _Command(reactor, folder, endpoints, options["quota"], options["max-blob"])
 
 
 class ServerService(Service):
@@ -255,3 +256,14 @@ class ServerService(Service):
             return
         if removed:
             _log.info("Removed {count} files that belonged to no blob", count=removed)
+
+
+class _Command(ServerService):
+    """A server as a command of its own: what keeps it from starting is told in one line."""
+
+    def startService(self) -> None:
+        """See `ServerService`."""
+        try:
+            super().startService()
+        except (CannotListenError, StorageError) as error:
+            raise SystemExit(f"soledad: {error}") from error

@@ -33,7 +33,7 @@ from soledad.deferreds import deferred
 from soledad.model.ids import BlobId, UserId
 from soledad.server.backends.filesystem import Files
 from soledad.server.folder import DataFolder
-from soledad.server.service import Parts, ServerService, Workers, open_parts
+from soledad.server.service import Options, Parts, ServerService, Workers, makeService, open_parts
 from soledad.streams import Budget, BytesProducer, MemoryConsumer
 from soledad.wire.routes import authorization
 from tests.limits import seconds
@@ -187,6 +187,15 @@ class InProcessTests(ServerTestCase):
         endpoint = serverFromString(reactor, f"tcp:{self.port}:interface=127.0.0.1")
         service = ServerService(reactor, self.folder, [endpoint])
         self.assertRaises(CannotListenError, service.startService)
+
+    @deferred
+    async def test_port_is_taken_from_the_command(self) -> None:
+        """``twist soledad`` tells it in a line."""
+        self.serve()
+        options = Options()
+        options.parseOptions(["--data-dir", self.folder.path, "--users", f"tcp:{self.port}:interface=127.0.0.1"])
+        ended = self.assertRaises(SystemExit, makeService(options).startService)
+        self.assertIn("Address already in use", str(ended.code))
 
     @deferred
     async def test_tls(self) -> None:
