@@ -1,5 +1,5 @@
 """
-For the test suites of applications that use soledad, and for soledad's own: a server in memory, and faults.
+For the test suites of applications that use soledad, and for soledad's own: stores, a server in memory, and faults.
 
 `MemoryServer` is the real server, its resources over its backend in memory, joined to the real client by connections
 in memory: no sockets, no threads, no time but that of a `Clock`.  Calls have ended when they return, so that
@@ -8,9 +8,11 @@ in memory: no sockets, no threads, no time but that of a `Clock`.  Calls have en
     class MyTests(SynchronousTestCase):
         def test_offline(self) -> None:
             server = MemoryServer()
-            blobs = server.connect("alice").blobs
+            store = make_store(self, server)
+            doc = self.successResultOf(store.create_doc({}))
+            self.successResultOf(doc.put_attachment(b"some bytes"))
             server.disconnect()
-            self.failureResultOf(blobs.stat_blob("some-blob"), ConnectionFailed)
+            self.failureResultOf(doc.upload_attachment(), ConnectionFailed)
 
 It needs the extra ``server`` (``pip install soledad[server]``).
 """

@@ -24,7 +24,7 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import soledad
-from soledad import errors
+from soledad import errors, testing
 from soledad.server.cli import main as soledad_server
 from soledad.server.folder import DataFolder
 from soledad.server.service import ServerService
@@ -210,6 +210,14 @@ class ExampleTests(Running):
         unittest.defaultTestLoader.loadTestsFromTestCase(self.load("test_notes").NotesTests).run(result)
         self.assertEqual(result.errors + result.failures, [])
         self.assertEqual(result.testsRun, 4)
+
+    def test_testing(self) -> None:
+        """The suite that the module's docstring shows passes, and is one."""
+        (suite,) = re.findall(r"::\n\n((?:    .*\n)+)", testing.__doc__ or "")
+        exec(textwrap.dedent(suite), scope := {**vars(errors), **vars(testing)})
+        result = unittest.TestResult()
+        unittest.defaultTestLoader.loadTestsFromTestCase(cast("Any", scope["MyTests"])).run(result)
+        self.assertEqual((result.errors + result.failures, result.testsRun), ([], 1))
 
     def test_all(self) -> None:
         """Each file that the pages include is run by a test of this class, by its name."""
