@@ -35,6 +35,15 @@ ROOT = Path(__file__).resolve().parents[2]
 KEY = HandedInKey(bytes(range(32)))
 
 
+class DawdlingFile(io.BytesIO):
+    """Takes half a second for 64 MiB."""
+
+    def readinto(self, buffer: Any) -> int:
+        """Wait, and read."""
+        time.sleep(0.008 * len(buffer) / 2**20)
+        return super().readinto(buffer)
+
+
 class LocalStoreTestCase(TestCase):
     """Stores with threads, whose key is handed in, which saves the time of a passphrase."""
 
@@ -139,15 +148,13 @@ class LifeTests(LocalStoreTestCase):
         ticks: list[float] = []
         ticking = LoopingCall(lambda: ticks.append(time.monotonic()))
         ended = ticking.start(0.002)
-        await doc.put_attachment(io.BytesIO(bytes(64 * 1024 * 1024)))
+        await doc.put_attachment(DawdlingFile(bytes(64 * 1024 * 1024)))
         await doc.read_attachment()
         ticking.stop()
         await ended
         await store.close()
-        gaps = sorted(after - before for before, after in pairwise(ticks))
-        self.assertGreater(len(gaps), 10)
-        # One in a hundred may be the system's doing.
-        self.assertLess(gaps[len(gaps) * 98 // 100], seconds(0.1))
+        # Generous, as other work on the machine takes its time too; the file alone takes more than this.
+        self.assertLess(max(after - before for before, after in pairwise(ticks)), 0.25)
 
 
 class ClosingTests(LocalStoreTestCase):
