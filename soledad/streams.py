@@ -23,13 +23,13 @@ from soledad.deferreds import Worker, outlasting, unawaited
 from soledad.errors import ConnectionFailed, WrongLength
 
 #: Bytes that are read at a time, and the least when buffers are scarce.  Each time threads have to be woken.
-PIECE, LEAST = 1024 * 1024, 16 * 1024
+PIECE, LEAST = 2 * 1024 * 1024, 16 * 1024
 #: The part of what is left of a budget that a stream may read next.
-SHARE = 8
+SHARE = 6
 #: A consumer asks its producer to pause above HIGH bytes that wait to be handled, or less when buffers are scarce.
-HIGH = 2 * PIECE
+HIGH = PIECE
 #: Bytes that all streams together may hold before each of them gets less.
-BUDGET = 24 * 1024 * 1024
+BUDGET = 16 * 1024 * 1024
 #: Seconds between two reports of progress.
 REPORT_INTERVAL = 0.1
 
@@ -48,6 +48,15 @@ class Budget:
 
     limit: int = BUDGET
     used: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """
+        Let the C library keep the memory of buffers.
+
+        glibc takes what is freed for a measure of what is needed again and again: above it, each piece would be fresh
+        memory from the system, which takes longer than what is done with the piece (mallopt(3), M_MMAP_THRESHOLD).
+        """
+        bytes(2 * PIECE)
 
     @property
     def crowded(self) -> bool:

@@ -8,13 +8,14 @@ is not known here.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Coroutine
 from functools import partial
 from io import BytesIO
 from threading import Event
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IConsumer
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 
@@ -33,7 +34,10 @@ from soledad.wire.container import HEADER_SIZE, SALT_SIZE, Layout, Purpose
 WINDOW = 2 * 1024 * 1024
 #: The same when buffers are scarce: a chunk.
 LEAST_WINDOW = 64 * 1024
+#: Whole blobs that are on their way to or from the server at a time: more are not faster.
+TRANSFERS = 8
 
+T = TypeVar("T")
 Source = BinaryIO | bytes | bytearray | memoryview | IBodyProducer
 
 
@@ -92,6 +96,7 @@ class Blobs:
     _budget: Budget
     _scratch: Scratch = field(factory=Scratch, init=False)
     _turns: SerialByKey = field(factory=SerialByKey, init=False)
+    _transfers: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(TRANSFERS), init=False)
 
     # --- what goes in ---------------------------------------------------------------------------------
 
@@ -228,7 +233,7 @@ class Blobs:
 
         :raise BlobExists: the server has something else under this id.
         """
-        return await self._turns.run(blob.key, partial(self._upload, blob, progress))
+        return await self._turns.run(blob.key, lambda: self._transfer(self._upload, blob, progress))
 
     async def download(self, blob: Blob, progress: Progress) -> SyncStatus:
         """
@@ -236,7 +241,7 @@ class Blobs:
 
         :raise BlobNotFound: the server has no such blob.
         """
-        return await self._turns.run(blob.key, partial(self._download, blob, progress))
+        return await self._turns.run(blob.key, lambda: self._transfer(self._download, blob, progress))
 
     async def status(self, blob: Blob) -> SyncStatus | None:
         """Return what this device knows of a blob; `None` when it knows nothing."""
@@ -256,6 +261,10 @@ class Blobs:
         if info.length != blob.sealed(None).size:
             raise UnexpectedAnswer("the blob on the server has another size")
         return await self._learn(blob, SyncEvent.CONFIRMED)
+
+    async def _transfer(self, move: Callable[..., Coroutine[Deferred[Any], Any, T]], *args: Any) -> T:
+        """Move one of the few blobs that are on their way at a time."""
+        return await self._transfers.run(move, *args)
 
     async def _upload(self, blob: Blob, progress: Progress) -> SyncStatus:
         remote = self._server()

@@ -24,8 +24,8 @@ from zope.interface import implementer
 from soledad.deferreds import unawaited
 from soledad.errors import TransferTimeout, UnexpectedAnswer, WrongLength
 
-#: Bytes that are read from a socket at a time.
-READ_SIZE = 256 * 1024
+#: Bytes that are read from a socket at a time; and those of a body that wait there when its source is to pause.
+READ_SIZE, WRITE_BUFFER = 1024 * 1024, 64 * 1024
 #: The longest head of an answer, in bytes.
 HEAD_LIMIT = 64 * 1024
 #: Fewer bytes than these in a time-out's span are standing still.
@@ -169,13 +169,15 @@ class Connection(ProtocolWrapper):
             super().write(data)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """See `IConsumer`: a body begins."""
+        """See `IConsumer`: a body begins.  It waits in its source, where it is counted, rather than here."""
         self._upload = producer
+        self._socket.bufferSize = WRITE_BUFFER
         super().registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
         """See `IConsumer`: a body is written."""
         self._upload = None
+        self._socket.bufferSize = READ_SIZE
         super().unregisterProducer()
 
     def pauseProducing(self) -> None:
