@@ -612,6 +612,15 @@ class QuotaTests(Case):
         self.failure(self.remote.write_blob(BlobId("more"), BytesProducer(b"1"), DEFAULT), QuotaExceeded)
         self.success(self.remote.delete_blob(BlobId("rest"), DEFAULT))
 
+    def test_broken_upload(self) -> None:
+        """The room that was set aside for an upload is there again when it breaks off."""
+        doc = self.attached(noise(2500))
+        for size in (1000, 2000, 2500):
+            self.server.cut_after(size)
+            self.failure(doc.upload_attachment(), RetriableTransferError)
+        # Twice it would not fit.
+        self.assertEqual(self.success(doc.upload_attachment()), AttachmentStates.SYNCED)
+
 
 class TamperingTests(Case):
     """What the server gives is believed only as far as it can be verified."""

@@ -6,7 +6,7 @@ import io
 import os
 from pathlib import Path
 from random import Random
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, BinaryIO, cast
 
 from twisted.internet.defer import Deferred, inlineCallbacks
@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from soledad import AttachmentState, AttachmentStates, Soledad, streams
 from soledad.client import api
+from soledad.client.local.files import BlobFiles
 from soledad.deferreds import gather, unawaited
 from soledad.errors import ConnectionFailed
 from soledad.streams import MemoryConsumer
@@ -265,6 +266,23 @@ class MemoryTests(Case):
         for budget in (self.server.budget, budget_of(here), budget_of(there)):
             self.assertEqual(budget.used, 0)
             self.assertLess(budget.peak, 36 * MiB)
+
+    async def test_slow_disk(self) -> None:
+        """A device that writes more slowly than the server sends lets it wait."""
+        self.patch(api, "Budget", PeakBudget)
+        here, there = await self.pair()
+        doc = await attached(here, noise(24 * MiB))
+        await doc.upload_attachment()
+        other = await received(doc, there)
+        write = BlobFiles.write
+
+        def slow(files: BlobFiles, descriptor: int, data: Any) -> int:
+            sleep(0.005)
+            return write(files, descriptor, data)
+
+        self.patch(BlobFiles, "write", slow)
+        await other.download_attachment()
+        self.assertLess(budget_of(there).peak, 6 * MiB)
 
 
 class ConsumerTests(Case):
