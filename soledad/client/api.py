@@ -25,7 +25,7 @@ from soledad.client.local.store import LocalStore, Workers
 from soledad.client.operations import Operations, local_operation
 from soledad.client.remote.connect import Server, check_server, connect
 from soledad.crypto.slots import Credential, Passphrase
-from soledad.deferreds import ThreadWorker, deferred, outlasting, unawaited
+from soledad.deferreds import Serial, ThreadWorker, deferred, outlasting, unawaited
 from soledad.errors import NoServer, StoreClosed
 from soledad.model.content import Content
 from soledad.model.document import Changes
@@ -59,6 +59,7 @@ class Soledad:
     _server: Server | None = field(repr=False)
     _trigger: Any = field(default=None, init=False, repr=False)
     _closed: Deferred[None] | None = field(default=None, init=False, repr=False)
+    _changing: Serial = field(factory=Serial, init=False, repr=False)
 
     # --- opening and closing --------------------------------------------------------------------------
 
@@ -124,10 +125,12 @@ class Soledad:
         if self._trigger is not None:
             self._reactor.removeSystemEventTrigger(self._trigger)
         await self.operations.close()
-        if self._server is not None:
-            await self._server.close()
-        await self._local.close()
-        self._workers.close()
+        try:
+            if self._server is not None:
+                await self._server.close()
+        finally:
+            await self._local.close()
+            self._workers.close()
 
     def _close_with_reactor(self) -> Deferred[None]:
         # The reactor takes its triggers off by itself while it shuts down.
@@ -239,7 +242,13 @@ class Soledad:
         :return: fires when it is durable; until then the old passphrase opens it.
         :raise InvalidPassphrase: the new one is empty, or no text.
         """
-        await self._workers.files.run(self._local.change_passphrase, Passphrase(new))
+        passphrase = Passphrase(new)
+
+        async def change() -> None:
+            await self._workers.files.run(self._local.change_passphrase, passphrase)
+
+        # Each change begins with the keyring that the one before it has left.
+        await self._changing.run(change)
 
     def set_token(self, token: str) -> None:
         """

@@ -15,6 +15,7 @@ from zope.interface import implementer
 from soledad import Document, Soledad
 from soledad.client.local.blobs import BlobRow, get
 from soledad.client.local.database import Cursor
+from soledad.deferreds import unawaited
 from soledad.model.blob import BlobKey
 from soledad.model.ids import ATTACHMENTS
 from soledad.testing import make_store
@@ -36,7 +37,8 @@ class SoledadTestCase(SynchronousTestCase):
 
     def fails(self, work: Deferred[Any], *errors: type[BaseException]) -> BaseException:
         """Return the error that a call has failed with already."""
-        return self.failureResultOf(work, *errors).value
+        error: BaseException = self.failureResultOf(work, *errors).value
+        return error
 
     def create(self, content: dict[str, Any] | None = None, doc_id: str | None = None) -> Document:
         """Create a document."""
@@ -101,7 +103,7 @@ class PiecesProducer:
             def fail(ignored: object) -> None:
                 raise error
 
-            done.addCallback(fail)
+            unawaited(done.addCallback(fail))
         return done
 
     def pauseProducing(self) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from attrs import fields, has
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 import soledad
 from soledad import Document, Soledad, SoledadError
 from soledad.client.local.files import INLINE_LIMIT
-from soledad.errors import NoServer, StoreClosed, StoreInUse, UsageError
+from soledad.errors import InvalidPassphrase, NoServer, StoreClosed, StoreInUse, UsageError
 from soledad.streams import Budget, MemoryConsumer, WorkerConsumer
 from soledad.testing import TEST_KEY, make_store
 from tests.client.stores import PiecesProducer, SoledadTestCase
@@ -106,6 +106,28 @@ class ClosedTests(SoledadTestCase):
             self.store.set_token("token")
 
 
+class PassphraseTests(SoledadTestCase):
+    """Changing what the store opens with."""
+
+    def test_one_after_the_other(self) -> None:
+        """Two changes at once are carried out in their order, as each replaces the file that the other has written."""
+        worker = HeldWorker()
+        self.patch(self.store._workers, "files", worker)
+        first, second = self.store.change_passphrase("first"), self.store.change_passphrase("second")
+        self.assertEqual(worker.waiting, 1)
+        first.cancel()
+        self.fails(first, CancelledError)
+        self.assertEqual(worker.waiting, 1)
+        second.cancel()
+        self.fails(second, CancelledError)
+
+    def test_bad(self) -> None:
+        """What is no passphrase is refused."""
+        bad: list[Any] = ["", None, b"bytes", 1]
+        for new in bad:
+            self.fails(self.store.change_passphrase(new), InvalidPassphrase)
+
+
 class SecretsTests(SoledadTestCase):
     """What may be logged: every object of a store, and every error."""
 
@@ -144,7 +166,8 @@ class SecretsTests(SoledadTestCase):
                 todo += one
             elif type(one).__module__.startswith("soledad."):
                 found[id(one)] = one
-                names = [a.name for a in fields(type(one))] if has(type(one)) else list(vars(one))
+                cls: Any = type(one)
+                names = [a.name for a in fields(cls)] if has(cls) else list(vars(one))
                 todo += [getattr(one, name) for name in names if hasattr(one, name)]
         return list(found.values())
 
@@ -255,4 +278,5 @@ class OpenTests(SynchronousTestCase):
 
 def subclasses(cls: type) -> set[type]:
     """Return a class and all below it."""
-    return {cls}.union(*(subclasses(sub) for sub in cls.__subclasses__()))
+    below: list[type] = cls.__subclasses__()
+    return {cls}.union(*map(subclasses, below))

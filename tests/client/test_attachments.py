@@ -6,16 +6,18 @@ import errno
 import io
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer
 
 from soledad import AttachmentStates, Document
 from soledad.client.local.files import INLINE_LIMIT
+from soledad.deferreds import unawaited
 from soledad.errors import (
     AuthenticationFailed,
     CryptoError,
@@ -365,13 +367,14 @@ class ReadTests(AttachmentsTestCase):
         for call in (self.doc.upload_attachment, self.doc.download_attachment, self.doc.get_attachment_state):
             self.assertEqual(self.now(call()), AttachmentStates.NONE)
         self.assertEqual(self.now(self.doc.get_attachment_state(refresh=True)), AttachmentStates.NONE)
-        for call in (
+        refused: list[Callable[[], Deferred[Any]]] = [
             self.doc.read_attachment,
             lambda: self.doc.write_attachment_to(MemoryConsumer()),
             self.doc.delete_attachment,
             lambda: self.doc.link_attachment(self.doc),
-        ):
-            self.fails(call(), NoAttachment)
+        ]
+        for refusing in refused:
+            self.fails(refusing(), NoAttachment)
 
     def test_no_server(self) -> None:
         """What needs a server says that there is none."""
@@ -509,7 +512,7 @@ class DamageTests(AttachmentsTestCase):
     def read_or_raise(self) -> bytes | None:
         """Read the attachment as a file; raise what its opening or reading raises."""
         outcome: list[Any] = []
-        self.doc.get_attachment().addBoth(outcome.append)
+        unawaited(self.doc.get_attachment().addBoth(outcome.append))
         if hasattr(outcome[0], "raiseException"):
             outcome[0].raiseException()
         with outcome[0] as file:

@@ -23,6 +23,7 @@ from soledad.client.local.files import INLINE_LIMIT
 from soledad.client.local.store import Workers
 from soledad.client.reading import SealedFile
 from soledad.crypto.slots import HandedInKey
+from soledad.deferreds import unawaited
 from soledad.model.ids import user_id
 from soledad.streams import MemoryConsumer
 from soledad.testing import TEST_KEY, make_store
@@ -146,7 +147,7 @@ class CancellingTests(SynchronousTestCase):
     def ended(self, work: Deferred[Any]) -> Any:
         """Wait for the end of a call; return its result in a tuple, or `None` when it was cancelled."""
         results: list[Any] = []
-        work.addErrback(lambda failure: failure.trap(CancelledError)).addCallback(results.append)
+        unawaited(work.addErrback(lambda failure: failure.trap(CancelledError)).addCallback(results.append))
         while not results:
             self.assertTrue(self.worker.waiting, "it neither ends nor does anything")
             self.worker.step()

@@ -75,9 +75,10 @@ class ContentTests(SynchronousTestCase):
         for text in ("", "[]", "{", '{"a": NaN}', None, 1, b"{}"):
             with self.assertRaises(InvalidJSON, msg=repr(text)):
                 doc.set_json(text)  # type: ignore[arg-type]
-        for value in ([], "{}", 1):
+        wrong: list[Any] = [[], "{}", 1]
+        for value in wrong:
             with self.assertRaises(InvalidContent):
-                doc.content = value  # type: ignore[assignment]
+                doc.content = value
         self.assertEqual(doc.get_json(), TEXT)
         for made in (lambda: Document(json="[]"), lambda: Document(content=[])):  # type: ignore[arg-type]
             self.assertRaises((InvalidJSON, InvalidContent), made)

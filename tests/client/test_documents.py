@@ -87,8 +87,9 @@ class CreateTests(SoledadTestCase):
         deep: dict[str, Any] = {}
         for _ in range(MAX_DEPTH):
             deep = {"a": deep}
-        for content in (None, [], "x", {"a": float("nan")}, {1: 2}, {"a": "\ud800"}, {"a": b""}, deep):
-            self.fails(self.store.create_doc(content), InvalidContent)  # type: ignore[arg-type]
+        wrong: list[Any] = [None, [], "x", {"a": float("nan")}, {1: 2}, {"a": "\ud800"}, {"a": b""}, deep]
+        for content in wrong:
+            self.fails(self.store.create_doc(content), InvalidContent)
         for text in ("", "[]", "null", "{"):
             self.fails(self.store.create_doc_from_json(text), InvalidJSON)
         # These are objects, but hold what can be written in no other place.

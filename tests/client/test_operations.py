@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.client.operations import Operations, local_operation, network_operation
-from soledad.deferreds import completed
+from soledad.deferreds import completed, unawaited
 from soledad.errors import StoreClosed
 
 
@@ -122,7 +122,7 @@ class OperationsTests(SynchronousTestCase):
         """A call that follows another one is refused like any other."""
         outcome: list[Any] = []
         call = self.store.local()
-        call.addCallback(lambda ignored: self.store.local()).addErrback(outcome.append)
+        unawaited(call.addCallback(lambda ignored: self.store.local()).addErrback(outcome.append))
         closing = self.close()
         self.store.waiting[0].callback(None)
         self.assertIsInstance(outcome[0].value, StoreClosed)

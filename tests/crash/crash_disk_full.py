@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from soledad import Soledad
 from soledad.client.local.files import INLINE_LIMIT
+from soledad.deferreds import unawaited
 from soledad.errors import StorageError, StorageFailed, StorageFull
 from soledad.testing import make_store
 from tests.crash.mounts import run, small_disk
@@ -39,7 +40,7 @@ class FullDiskTests(SynchronousTestCase):
     def result(self, work: Deferred[Any]) -> Any:
         """Return a result that is there; raise a failure that is."""
         outcome: list[Any] = []
-        work.addBoth(outcome.append)
+        unawaited(work.addBoth(outcome.append))
         if hasattr(outcome[0], "raiseException"):
             outcome[0].raiseException()
         return outcome[0]

@@ -29,7 +29,7 @@ from soledad.client.local import database, durable, files
 from soledad.client.local.files import INLINE_LIMIT
 from soledad.client.local.store import Workers
 from soledad.crypto.slots import HandedInKey
-from soledad.deferreds import InPlace
+from soledad.deferreds import InPlace, unawaited
 from soledad.model.ids import user_id
 from soledad.testing import TEST_KEY
 
@@ -110,7 +110,7 @@ def take_steps(steps: Steps) -> None:
 def now(work: Deferred[Any]) -> Any:
     """Return a result that is there already."""
     results: list[Any] = []
-    work.addBoth(results.append)
+    unawaited(work.addBoth(results.append))
     (result,) = results
     if hasattr(result, "raiseException"):
         result.raiseException()

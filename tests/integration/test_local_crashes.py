@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 Shown = dict[str, tuple[str | None, bytes | None]]
 
 NOTHING: Shown = {}
-ONE, TWO, GONE = '{"n":1}', '{"n":2}', {"doc": (None, None)}
+ONE, TWO = '{"n":1}', '{"n":2}'
+GONE: Shown = {"doc": (None, None)}
 
 #: For each scenario what the store shows at first, and after each acknowledgement.
 STATES: dict[str, list[Shown]] = {

@@ -280,7 +280,9 @@ class LocalBlobsTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(self.blobs.get(KEY)))
         self.drain()
         self.successResultOf(putting)
-        self.assertEqual(self.successResultOf(self.blobs.get(KEY)).status, S.UNREFERENCED)
+        known = self.successResultOf(self.blobs.get(KEY))
+        assert known is not None
+        self.assertEqual(known.status, S.UNREFERENCED)
 
     def test_id_taken(self) -> None:
         """Of two puts under one id the first stays, and nothing is left of the other's file."""

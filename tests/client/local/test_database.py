@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.client.local.database import APPLICATION_ID, GROUP, Cursor, Database
 from soledad.client.local.schema import BLOBS, BLOBS_PAGE, DOCUMENTS, DOCUMENTS_PAGE
-from soledad.deferreds import InPlace
+from soledad.deferreds import InPlace, unawaited
 from soledad.errors import ForeignStore, InvalidContent, NewerSchema, NotADatabase, StorageFailed, StorageFull
 from tests.workers import HeldWorker
 
@@ -251,7 +251,7 @@ class CommitTests(DatabaseTestCase):
     def test_largest_group(self) -> None:
         """A group has its limit, so that the answers do not hold up the reactor."""
         for number in range(1 + 2 * GROUP):
-            self.database.write(add, number).addErrback(lambda failure: None)
+            unawaited(self.database.write(add, number))
         self.worker.drain()
         self.assertEqual(self.commits, 3)
         self.assertEqual(self.stored(), list(range(1 + 2 * GROUP)))
@@ -322,10 +322,10 @@ class CommitTests(DatabaseTestCase):
             cursor.execute("CREATE TABLE two (one REFERENCES one (id) DEFERRABLE INITIALLY DEFERRED)")
             cursor.execute("INSERT INTO two VALUES (1)")
 
-        self.database.write(add, 0).addErrback(self.fail)
-        before, bad, behind = (
-            self.database.write(job, *rest) for job, *rest in ((add, 1), (fail_at_commit,), (add, 2))
-        )  # type: ignore[arg-type]
+        unawaited(self.database.write(add, 0))
+        before = self.database.write(add, 1)
+        bad = self.database.write(fail_at_commit)
+        behind = self.database.write(add, 2)
         self.worker.drain()
         self.successResultOf(before)
         self.failureResultOf(bad)

@@ -111,7 +111,7 @@ class SpoolTests(FilesTestCase):
             lambda spool: None,
             lambda spool: spool.write(b"x"),
             lambda spool: spool.write(b"x" * 2 * LIMIT),
-            lambda spool: (spool.write(b"x" * 2 * LIMIT), spool.finish()),
+            write_and_finish,
         ]
         before = open_files()
         for stage in stages:
@@ -198,6 +198,12 @@ class FolderTests(FilesTestCase):
         spooled = self.spooled(b"x" * 2 * LIMIT)
         self.files.prepare()
         self.assertEqual(self.files.names(), {spooled.file})
+
+
+def write_and_finish(spool: Spool) -> None:
+    """Write a large container to its end."""
+    spool.write(b"x" * 2 * LIMIT)
+    spool.finish()
 
 
 def open_files() -> int:
