@@ -17,7 +17,7 @@ from typing import Any
 from twisted.internet import task
 
 from benchmarks import load
-from benchmarks.load import Scenario
+from benchmarks.load import PLAIN_STEPS, Scenario
 from benchmarks.results import MIB, Result, as_rst, as_text
 from benchmarks.speed import Speed
 from benchmarks.workbench import Workbench, make_source
@@ -98,7 +98,8 @@ def _load(folder: Path, options: Namespace) -> list[Result]:
 def _scenarios(folder: Path, options: Namespace) -> Iterator[Scenario]:
     yield Scenario(1, options.size)
     yield Scenario(16, options.size // 16)
-    yield Scenario(64, options.size // 64)
+    yield Scenario(64, options.size // 16)
+    yield Scenario(64, options.size // 16, PLAIN_STEPS)
     if options.large and disk_usage(folder).free > _COPIES * options.large:
         yield Scenario(1, options.large, ("put", "upload"))
 

@@ -97,6 +97,12 @@ class PlainClient:
             await response.content()
         assert response.code == 201, response.code
 
+    async def get(self, route: BlobRoute) -> None:
+        """Fetch a blob, and drop it."""
+        response = await treq.get(self._url + route.path, unbuffered=True, **self._how(route))
+        assert response.code == 200, response.code
+        await treq.collect(response, lambda data: None)
+
     async def delete(self, route: BlobRoute) -> None:
         """Remove a blob."""
         response = await treq.delete(self._url + route.path, **self._how(route))

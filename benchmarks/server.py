@@ -14,7 +14,7 @@ from io import StringIO
 from typing import Any
 
 from attrs import define, field
-from twisted.internet import endpoints, stdio, task
+from twisted.internet import stdio, task
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineReceiver
@@ -24,8 +24,7 @@ from benchmarks.probes import Lateness, Probe
 from soledad.deferreds import deferred
 from soledad.model.ids import UserId
 from soledad.server import cli
-from soledad.server.folder import DataFolder
-from soledad.server.service import ServerService
+from soledad.server.service import Options, ServerService, makeService
 
 USER = UserId("bench")
 
@@ -57,8 +56,10 @@ async def main(reactor: Any, folder: str) -> None:
     """Serve until nobody asks any more."""
     token = StringIO()
     cli.main(["--data-dir", folder, "user", "add", USER], token)
-    endpoint = endpoints.serverFromString(reactor, "tcp:0:interface=127.0.0.1")
-    service = ServerService(reactor, DataFolder(folder), [endpoint])
+    options = Options()
+    options.parseOptions(["--data-dir", folder, "--users", "tcp:0:interface=127.0.0.1"])
+    service = makeService(options)
+    assert isinstance(service, ServerService)
     service.startService()
     control = Control(Probe(Lateness(reactor)))
     stdio.StandardIO(control)

@@ -25,11 +25,11 @@ from soledad.errors import ConnectionFailed, WrongLength
 #: Bytes that are read at a time, and the least when buffers are scarce.  Each time threads have to be woken.
 PIECE, LEAST = 2 * 1024 * 1024, 16 * 1024
 #: The part of what is left of a budget that a stream may read next.
-SHARE = 6
+SHARE = 4
 #: A consumer asks its producer to pause above HIGH bytes that wait to be handled, or less when buffers are scarce.
 HIGH = PIECE
 #: Bytes that all streams together may hold before each of them gets less.
-BUDGET = 16 * 1024 * 1024
+BUDGET = 10 * 1024 * 1024
 #: Seconds between two reports of progress.
 REPORT_INTERVAL = 0.1
 
@@ -56,7 +56,7 @@ class Budget:
         glibc takes what is freed for a measure of what is needed again and again: above it, each piece would be fresh
         memory from the system, which takes longer than what is done with the piece (mallopt(3), M_MMAP_THRESHOLD).
         """
-        bytes(2 * PIECE)
+        bytes(PIECE + LEAST)
 
     @property
     def crowded(self) -> bool:

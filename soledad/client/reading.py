@@ -101,7 +101,7 @@ class SealedFile(RawIOBase):
         size = self._chunks.layout.chunk_size
         index, skip = divmod(self._position, size)
         if skip == 0 and len(out) >= size:
-            return self._open_batch(index, out, min(len(out), BATCH) // size)
+            return self._open_batch(index, out, max(1, min(len(out), BATCH) // size))
         if self._current != index:
             self._current = None
             self._count = self._open_one(index)
@@ -113,7 +113,7 @@ class SealedFile(RawIOBase):
     def _open_batch(self, index: int, out: memoryview, number: int) -> int:
         """Open whole chunks of data into ``out``; return how many bytes that is."""
         size, sealed_size = self._chunks.layout.chunk_size, self._chunks.layout.sealed_chunk_size
-        with self._scratch.lend() as buffer:
+        with self._scratch.lend(number * sealed_size) as buffer:
             sealed = self._fetch(range(index, index + number), buffer)
             for i in range(number):
                 part = sealed[i * sealed_size : (i + 1) * sealed_size]
@@ -123,7 +123,7 @@ class SealedFile(RawIOBase):
     def _open_one(self, index: int) -> int:
         """Open a chunk that is not wanted as a whole; return how many bytes of it are data."""
         self._opened = self._opened or bytearray(self._chunks.layout.chunk_size)
-        with self._scratch.lend() as buffer:
+        with self._scratch.lend(self._chunks.layout.sealed_chunk_size) as buffer:
             sealed = self._fetch(range(index, index + 1), buffer)
             return self._chunks.open_into(index, sealed, memoryview(self._opened))
 

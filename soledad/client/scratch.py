@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from attrs import define, field
 
 #: Bytes that are sealed or opened at a time.
-BATCH = 1024 * 1024
-#: Bytes of a buffer: a batch, once it is sealed, and a chunk that was begun before.
-BUFFER = BATCH + BATCH // 8
+BATCH = 512 * 1024
+#: Bytes that a buffer has at least: room for a batch, once it is sealed, and for a chunk that was begun before.
+BUFFER = BATCH + BATCH // 4
 
 
 @define(eq=False)
@@ -20,13 +20,15 @@ class Scratch:
     _free: list[bytearray] = field(factory=list, init=False, repr=False)
 
     @contextmanager
-    def lend(self) -> Iterator[memoryview]:
-        """Lend a buffer of `BUFFER` bytes, with anything in it; from any thread."""
+    def lend(self, size: int = BUFFER) -> Iterator[memoryview]:
+        """Lend a buffer of ``size`` bytes or more, with anything in it; from any thread."""
         # Taking from a list and adding to it are atomic.
         try:
             buffer = self._free.pop()
         except IndexError:
-            buffer = bytearray(BUFFER)
+            buffer = bytearray()
+        if len(buffer) < size:
+            buffer = bytearray(max(size, BUFFER))
         try:
             yield memoryview(buffer)
         finally:

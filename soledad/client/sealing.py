@@ -70,7 +70,7 @@ class Sealing:
     def _seal(self, data: memoryview) -> None:
         if self.sealer.length == 0:
             self.spool.write(self.sealer.header)
-        with self._scratch.lend() as out:
+        with self._scratch.lend(self.sealer.room(len(data))) as out:
             self.spool.write(out[: self.sealer.seal_into(data, out)])
 
 
@@ -101,7 +101,7 @@ class Verifying:
         if missing > 0:
             self.header += piece[:missing]
             self._opener.feed(piece[:missing])
-        with self._scratch.lend() as out:
+        with self._scratch.lend(self._opener.room(BATCH)) as out:
             for start in range(max(0, missing), len(piece), BATCH):
                 self._opener.feed_into(memoryview(piece)[start : start + BATCH], out)
 

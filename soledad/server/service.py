@@ -7,6 +7,7 @@ of its own.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from time import time
 from typing import Any
@@ -40,7 +41,7 @@ from soledad.server.streaming import StreamingSite
 from soledad.streams import Budget
 
 #: Bytes that all transfers of a process may hold; answers that wait in the sockets come to about as much again.
-BUFFERS = 12 * 1024 * 1024
+BUFFERS = 8 * 1024 * 1024
 #: Threads for reading the index, and for files.
 READERS, FILE_THREADS = 4, 8
 #: Seconds between two rounds of tidying up.
@@ -157,6 +158,8 @@ def makeService(options: Options) -> Service:
     except Exception as error:
         # What can be wrong with an endpoint depends on its kind.
         raise SystemExit(f"soledad: --users: {error}") from error
+    # What is loaded by now stays: looking at all of it whenever garbage is collected would hold up everybody for 50 ms.
+    gc.freeze()
     folder = DataFolder(options["data-dir"])
     return _Command(reactor, folder, endpoints, options["quota"], options["max-blob"])
 

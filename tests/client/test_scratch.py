@@ -33,6 +33,11 @@ class ScratchTests(SynchronousTestCase):
         self.assertRaises(ValueError, fail)
         self.test_used_again()
 
+    def test_more(self) -> None:
+        """Who needs more than is usual, as for chunks of another size, gets it."""
+        with self.scratch.lend(3 * BUFFER) as buffer:
+            self.assertEqual(len(buffer), 3 * BUFFER)
+
     def test_room(self) -> None:
         """A buffer takes a batch that is sealed, or of what is sealed, with a chunk that was begun before."""
         chunk = 1 << CHUNK_LOG2
