@@ -316,7 +316,7 @@ def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, se
     """Put the parts of a store together."""
     operations = Operations()
     remote = None if server is None else server.blobs
-    blobs = Blobs(local.blobs, remote, local, workers.files, Budget())
+    blobs = Blobs(local.blobs, remote, local, workers.files, workers.streams, Budget())
     attachments = Attachments(operations, blobs, workers.files, local.documents, remote is not None)
     documents = Documents(local.documents, local.blobs, attachments)
     return Soledad(user, operations, reactor, workers, local, documents, server)

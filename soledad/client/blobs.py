@@ -93,6 +93,8 @@ class Blobs:
     _remote: IRemoteBlobs | None
     _keyring: Keyring
     _worker: Worker
+    #: Where streams read, piece by piece.
+    _reader: Worker
     _budget: Budget
     _scratch: Scratch = field(factory=Scratch, init=False)
     _turns: SerialByKey = field(factory=SerialByKey, init=False)
@@ -166,7 +168,7 @@ class Blobs:
             return
         file.seek(start)
         left = RangeReader(file, stop - start)
-        await send(WorkerProducer(self._worker, left.read, self._budget, stop - start, close=file.close), consumer)
+        await send(WorkerProducer(self._reader, left.read, self._budget, stop - start, close=file.close), consumer)
 
     def _open_container(self, blob: Blob, container: Container) -> SealedFile:
         try:
@@ -211,7 +213,7 @@ class Blobs:
     async def _window(self, blob: Blob, chunks: Chunks, wanted: ByteRange) -> bytes:
         opener = RangeOpener(chunks, wanted)
         sealed = await self._fetch(blob.key, opener.place)
-        return await self._worker.run(open_window, opener, sealed)
+        return await self._reader.run(open_window, opener, sealed)
 
     async def _remote_chunks(self, blob: Blob) -> Chunks:
         known = await self._local.get(blob.key)
@@ -282,7 +284,7 @@ class Blobs:
     async def _send(self, remote: IRemoteBlobs, known: KnownBlob, container: Container, progress: Progress) -> None:
         key, sealed = known.key, known.sealed
         reader = ContainerReader(container)
-        producer = WorkerProducer(self._worker, reader.read, self._budget, sealed.size, on_sent=progress.add)
+        producer = WorkerProducer(self._reader, reader.read, self._budget, sealed.size, on_sent=progress.add)
         try:
             await remote.write_blob(key.blob_id, producer, key.namespace)
         except BlobExists:

@@ -36,6 +36,8 @@ class Workers:
 
     #: Files, sealing, key derivation.
     files: Threads
+    #: What streams read ahead: one thread, as the C library keeps memory for each that makes large pieces.
+    streams: Threads
     #: For each database one that writes and one that reads.
     documents: tuple[Threads, Threads]
     blobs: tuple[Threads, Threads]
@@ -45,13 +47,14 @@ class Workers:
         """Make the workers: ``make(threads, name)`` makes one."""
         return cls(
             make(4, "soledad-files"),
+            make(1, "soledad-streams"),
             (make(1, "soledad-documents"), make(1, "soledad-documents-reader")),
             (make(1, "soledad-blobs"), make(1, "soledad-blobs-reader")),
         )
 
     def close(self) -> None:
         """End them all; nothing runs in them any more."""
-        for worker in (self.files, *self.documents, *self.blobs):
+        for worker in (self.files, self.streams, *self.documents, *self.blobs):
             worker.close()
 
 
