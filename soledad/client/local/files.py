@@ -16,6 +16,7 @@ from attrs import define, field
 
 from soledad.client.interfaces import Buffer, Spooled
 from soledad.client.local.durable import file_faults, make_folder
+from soledad.writeback import Writeback
 
 #: Containers up to this many bytes are kept in the database.  docs/spec/store.rst, "Blobs".
 INLINE_LIMIT = 256 * 1024
@@ -92,6 +93,7 @@ class Spool:
     _head: bytearray = field(factory=bytearray, init=False, repr=False)
     _name: str | None = field(default=None, init=False)
     _descriptor: int | None = field(default=None, init=False)
+    _writeback: Writeback | None = field(default=None, init=False)
     #: Bytes so far.
     size: int = field(default=0, init=False)
 
@@ -109,6 +111,7 @@ class Spool:
                 return
             with file_faults(self._files.folder):
                 self._name, self._descriptor = self._files.create()
+            self._writeback = Writeback(self._descriptor)
             self._write_out(self._head)
             self._head = bytearray()
         self._write_out(data)
@@ -129,11 +132,12 @@ class Spool:
             self._files.remove(self._name)
 
     def _write_out(self, data: Buffer) -> None:
-        assert self._descriptor is not None
+        assert self._descriptor is not None and self._writeback is not None
         view = memoryview(data)
         with file_faults(self._files.folder):
             while view:
                 view = view[self._files.write(self._descriptor, view) :]
+        self._writeback.wrote(len(data))
 
     def _close(self) -> None:
         if self._descriptor is not None:

@@ -29,6 +29,7 @@ from soledad.model.ids import BlobId, Namespace, UserId
 from soledad.server.interfaces import Found, IByteStore, Place, Stored
 from soledad.streams import Budget, WorkerConsumer, WorkerProducer, pour, send
 from soledad.wire.routes import PAGE
+from soledad.writeback import Writeback
 
 #: Lengths of the names of a blob's folders, each a beginning of its id.
 PREFIXES = (1, 3, 6)
@@ -248,6 +249,7 @@ class _Draft:
     _store: FileBytes
     _place: Place
     _file: int | None = field(default=None, init=False)
+    _writeback: Writeback | None = field(default=None, init=False)
     _named: bool = field(default=False, init=False)
     _digest: Any = field(factory=sha256, init=False)
     _length: int = field(default=0, init=False)
@@ -263,10 +265,11 @@ class _Draft:
 
     def write(self, pieces: list[bytes]) -> None:
         """Append ``pieces``."""
-        assert self._file is not None
+        assert self._file is not None and self._writeback is not None
         with storage_errors():
             for piece in pieces:
                 self._files.write(self._file, piece)
+                self._writeback.wrote(len(piece))
                 self._digest.update(piece)
                 self._length += len(piece)
 
@@ -290,6 +293,7 @@ class _Draft:
 
     def _create(self) -> None:
         self._file, nameless = self._files.create(self._folder(), file_name(self._place))
+        self._writeback = Writeback(self._file)
         self._named = not nameless
 
     def _name(self) -> None:
