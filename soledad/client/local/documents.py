@@ -6,8 +6,7 @@ Functions of a cursor, run as jobs of the documents' `Database`.  Rules: docs/sp
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from os import urandom
 
 from attrs import define
@@ -15,8 +14,9 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from soledad.client.interfaces import IDocuments
-from soledad.client.local import references
+from soledad.client.local import indexes, references
 from soledad.client.local.database import Cursor, Database
+from soledad.client.local.rows import COLUMNS, decode_pointers, encode_pointers, from_row
 from soledad.errors import (
     DocumentAlreadyDeleted,
     DocumentDoesNotExist,
@@ -27,8 +27,6 @@ from soledad.model import revision
 from soledad.model.attachment import Pointer
 from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import ATTACHMENTS, BlobId, DocId, random_replica_id, random_transaction_id
-
-Pointers = Mapping[str, Pointer]
 
 #: SQLite takes this many parameters in a statement, at the very least.
 _PARAMETERS = 900
@@ -94,14 +92,14 @@ def get_many(cursor: Cursor, doc_ids: Sequence[DocId]) -> list[Stored]:
         some = doc_ids[start : start + _PARAMETERS]
         marks = ",".join("?" * len(some))
         for row in cursor.execute(f"{_SELECT} WHERE doc_id IN ({marks})", some):
-            found[row[0]] = _stored(row)
+            found[row[0]] = from_row(row)
     return [found[doc_id] for doc_id in doc_ids if doc_id in found]
 
 
 def get_all(cursor: Cursor, include_deleted: bool) -> tuple[int, list[Stored]]:
     """Return the generation, and all documents ordered by id."""
     condition = "" if include_deleted else "WHERE content IS NOT NULL"
-    stored = [_stored(row) for row in cursor.execute(f"{_SELECT} {condition} ORDER BY doc_id")]
+    stored = [from_row(row) for row in cursor.execute(f"{_SELECT} {condition} ORDER BY doc_id")]
     return generation(cursor)[0], stored
 
 
@@ -143,7 +141,7 @@ def pointers_to(cursor: Cursor, wanted: Set[BlobId]) -> list[Pointer]:
     return list(found.values())
 
 
-_SELECT = "SELECT doc_id, rev, content, attachments FROM document"
+_SELECT = f"SELECT {COLUMNS} FROM document"
 
 
 def _row(cursor: Cursor, doc_id: DocId) -> tuple[int, str, bool] | None:
@@ -158,11 +156,14 @@ def _write(cursor: Cursor, this_replica: str, stored: tuple[int, str] | None, do
         rev = revision.incremented(None, this_replica)
         query = "INSERT INTO document (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?)"
         cursor.execute(query, (document.doc_id, rev, document.content, pointers))
+        row_id, content = cursor.lastrowid, None
     else:
         row_id, before = stored
+        (content,) = cursor.execute("SELECT content FROM document WHERE id = ?", (row_id,)).fetchone()
         rev = revision.incremented(before, this_replica)
         query = "UPDATE document SET rev = ?, content = ?, attachments = ? WHERE id = ?"
         cursor.execute(query, (rev, document.content, pointers, row_id))
+    indexes.reindex(cursor, row_id, content, document)
     transaction = random_transaction_id(urandom(16))
     query = "INSERT INTO transaction_log (doc_id, transaction_id) VALUES (?, ?)"
     cursor.execute(query, (document.doc_id, transaction))
@@ -175,39 +176,6 @@ def _check_size(document: Stored, limit: int | None) -> None:
         size = len(document.content.encode())
         if size > limit:
             raise DocumentTooBig(size, limit)
-
-
-def _stored(row: tuple[str, str, str | None, str | None]) -> Stored:
-    doc_id, rev, content, pointers = row
-    return Stored(DocId(doc_id), rev, content, decode_pointers(pointers))
-
-
-def encode_pointers(pointers: Pointers) -> str | None:
-    """Return pointers as JSON text; `None` for none."""
-    if not pointers:
-        return None
-    return json.dumps(
-        {
-            name: {
-                "blob_id": pointer.blob_id,
-                "length": pointer.length,
-                "content_type": pointer.content_type,
-                "commitment": pointer.commitment.hex(),
-            }
-            for name, pointer in sorted(pointers.items())
-        }
-    )
-
-
-def decode_pointers(text: str | None) -> dict[str, Pointer]:
-    """Read what `encode_pointers` wrote."""
-    values = {} if text is None else json.loads(text)
-    return {
-        name: Pointer(
-            BlobId(value["blob_id"]), value["length"], value["content_type"], bytes.fromhex(value["commitment"])
-        )
-        for name, value in values.items()
-    }
 
 
 @implementer(IDocuments)

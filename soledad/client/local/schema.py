@@ -35,6 +35,15 @@ DOCUMENTS = (
     ) WITHOUT ROWID;
     CREATE INDEX blob_refs_by_blob ON blob_refs (namespace, blob_id);
     """,
+    """
+    CREATE TABLE query_index (                  -- each has a table of its own: index_<id> or text_<id>
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        kind TEXT NOT NULL,                     -- keys, text
+        name TEXT NOT NULL,
+        definition TEXT NOT NULL,               -- JSON: a list of expressions
+        UNIQUE (kind, name)
+    );
+    """,
 )
 
 BLOBS = (

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import sqlcipher3.dbapi2 as sqlcipher
 from twisted.trial.unittest import SynchronousTestCase
 
-from soledad.client.local import documents, references
+from soledad.client.local import documents, references, rows
 from soledad.client.local.database import Connection
 from soledad.client.local.schema import DOCUMENTS
 from soledad.errors import (
@@ -149,7 +149,7 @@ class PutTests(DocumentsTestCase):
     def test_any_name(self) -> None:
         """A name and a content type may be any text."""
         pointers = {'"ä\n\\': Pointer(BLOB, 2**60, 'a/b; c="d"', bytes(range(32))), "": Pointer(BLOB_2, 0, None, b"")}
-        self.assertEqual(documents.decode_pointers(documents.encode_pointers(pointers)), pointers)
+        self.assertEqual(rows.decode_pointers(rows.encode_pointers(pointers)), pointers)
 
 
 class DeleteTests(DocumentsTestCase):
@@ -262,10 +262,10 @@ class LogTests(DocumentsTestCase):
         self.put()
         self.put(OTHER)
         self.delete(rev=f"{REPLICA}:1")
-        rows = self.cursor.execute("SELECT generation, doc_id, transaction_id FROM transaction_log").fetchall()
-        self.assertEqual([row[:2] for row in rows], [(1, DOC), (2, OTHER), (3, DOC)])
-        self.assertEqual(len({row[2] for row in rows}), 3)
-        for row in rows:
+        found = self.cursor.execute("SELECT generation, doc_id, transaction_id FROM transaction_log").fetchall()
+        self.assertEqual([row[:2] for row in found], [(1, DOC), (2, OTHER), (3, DOC)])
+        self.assertEqual(len({row[2] for row in found}), 3)
+        for row in found:
             self.assertRegex(row[2], r"\AT-[0-9a-f]{32}\Z")
 
     def test_whats_changed(self) -> None:
