@@ -17,6 +17,7 @@ from zope.interface import Interface
 
 from soledad.model.attachment import Pointer
 from soledad.model.blob import WHOLE, BlobInfo, BlobKey, ByteRange, KnownBlob, Sealed, SyncEvent, SyncStatus
+from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace
 from soledad.wire.listing import Page
@@ -78,6 +79,7 @@ class IDocuments(Interface):
 
         :param limit: bytes of text that each may have.
         :raise DocumentTooBig: it has more.
+        :raise ConflictedDoc: it is in conflict.
         :raise RevisionConflict: the stored revision is another one.
         """
 
@@ -88,7 +90,27 @@ class IDocuments(Interface):
         :raise DocumentDoesNotExist: there is no such document.
         :raise RevisionConflict: the stored revision is not ``rev``.
         :raise DocumentAlreadyDeleted: it is a tombstone already.
+        :raise ConflictedDoc: it is in conflict.
         """
+
+    def apply_all(incoming: Sequence[Versions]) -> Deferred[list[Applied]]:
+        """
+        Join the versions of documents that another store has with those of this one, all or none.
+
+        :return: fires with what became of each.
+        """
+
+    def resolve(document: Stored, revs: Collection[str], limit: int | None) -> Deferred[Written]:
+        """
+        Let a document be current in the place of the versions that have one of ``revs``; the others remain.
+
+        :raise DocumentTooBig: it has more than ``limit`` bytes of text.
+        :raise DocumentDoesNotExist: there is no such document.
+        :raise RevisionConflict: the current revision is not among ``revs``.
+        """
+
+    def get_conflicts(doc_id: DocId) -> Deferred[list[Stored]]:
+        """Return the current version and then the alternatives, by revision; nothing if there is no conflict."""
 
     def get_many(doc_ids: Sequence[DocId]) -> Deferred[list[Stored]]:
         """Return documents and tombstones in the order asked; those that are missing are left out."""

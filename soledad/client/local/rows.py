@@ -9,18 +9,16 @@ from soledad.model.attachment import Pointer
 from soledad.model.document import Stored
 from soledad.model.ids import BlobId, DocId
 
-#: What `stored` takes, of rows of ``document``: the current versions.
-CURRENT = """
-    document.doc_id, document.rev, document.content, document.attachments,
-    EXISTS (SELECT 1 FROM alternative WHERE alternative.doc_id = document.doc_id)
-"""
-#: What `stored` takes, of rows of ``alternative``.
+#: What `from_row` takes, of rows of ``document``: the current versions.
+COLUMNS = """document.doc_id, document.rev, document.content, document.attachments,
+    EXISTS (SELECT 1 FROM alternative WHERE alternative.doc_id = document.doc_id)"""
+#: What `from_row` takes, of rows of ``alternative``.
 ALTERNATIVE = "doc_id, rev, content, attachments, 1"
 
 Row = tuple[str, str, str | None, str | None, int]
 
 
-def stored(row: Row) -> Stored:
+def from_row(row: Row) -> Stored:
     """Return the version that a row holds."""
     doc_id, rev, content, pointers, has_conflicts = row
     return Stored(DocId(doc_id), rev, content, decode_pointers(pointers), bool(has_conflicts))

@@ -44,6 +44,16 @@ DOCUMENTS = (
         UNIQUE (kind, name)
     );
     """,
+    """
+    CREATE TABLE alternative (                  -- the versions of documents in conflict, beside the current ones
+        id INTEGER PRIMARY KEY,
+        doc_id TEXT NOT NULL,
+        rev TEXT NOT NULL,
+        content TEXT,                           -- as in document
+        attachments TEXT
+    );
+    CREATE INDEX alternative_by_document ON alternative (doc_id, rev);
+    """,
 )
 
 BLOBS = (

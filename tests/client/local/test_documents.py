@@ -158,7 +158,7 @@ class DeleteTests(DocumentsTestCase):
     def test_delete(self) -> None:
         """A tombstone has a revision and an entry in the log, no content, no attachments and no references."""
         rev = self.put(blobs=[BLOB]).rev
-        self.assertEqual(self.delete(rev=rev), Written(f"{REPLICA}:2", frozenset({BLOB})))
+        self.assertEqual(self.delete(rev=rev), Written(f"{REPLICA}:2", frozenset({BLOB}), 2))
         self.assertEqual(self.get(), Stored(DOC, f"{REPLICA}:2", None, {}))
         self.assertEqual(self.generation(), 2)
         self.assertEqual(references.referenced(self.cursor), set())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from soledad.client.local import documents, references
+from soledad.model.document import Stored
 from soledad.model.ids import BlobId
 from tests.client.local.test_documents import BLOB, BLOB_2, DOC, MISSING, OTHER, REPLICA, DocumentsTestCase, pointer
 
@@ -33,10 +34,10 @@ class ReferencesTests(DocumentsTestCase):
 
     def test_twice_in_one(self) -> None:
         """A document may have a blob under two names; that is one reference."""
-        stored = documents.Stored(DOC, "", "{}", {"a": pointer(BLOB), "b": pointer(BLOB)})
+        stored = Stored(DOC, "", "{}", {"a": pointer(BLOB), "b": pointer(BLOB)})
         documents.put(self.cursor, REPLICA, stored)
         self.assertEqual(len(self.rows()), 1)
-        stored = documents.Stored(DOC, f"{REPLICA}:1", "{}", {"a": pointer(BLOB)})
+        stored = Stored(DOC, f"{REPLICA}:1", "{}", {"a": pointer(BLOB)})
         self.assertEqual(documents.put(self.cursor, REPLICA, stored).dropped, set())
 
     def test_referenced(self) -> None:
