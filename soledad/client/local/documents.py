@@ -101,7 +101,7 @@ def apply(cursor: Cursor, this_replica: str, incoming: Versions) -> Applied:
     merged = conflict.merge(before, incoming, this_replica)
     after, written = merged.versions, None
     if before is None or not conflict.is_same_set(before, after):
-        written = _store(cursor, _row(cursor, incoming.doc_id), after.current, after.alternatives)
+        written = _store(cursor, _row(cursor, incoming.doc_id), after.current, after.alternatives, ours=False)
     goes_out = not conflict.is_same_set(after, incoming)
     return Applied(merged.outcome, after, goes_out, merged.copied, written)
 
@@ -232,17 +232,20 @@ def _write(cursor: Cursor, this_replica: str, row: _Row | None, document: Stored
     return _store(cursor, row, evolve(document, rev=rev))
 
 
-def _store(cursor: Cursor, row: _Row | None, current: Stored, alternatives: Sequence[Stored] = ()) -> Written:
+def _store(
+    cursor: Cursor, row: _Row | None, current: Stored, alternatives: Sequence[Stored] = (), ours: bool = True
+) -> Written:
     """Let these be all versions of a document, and note that in the log, the indexes and the references."""
     pointers = encode_pointers(current.attachments)
     if row is None:
         query = "INSERT INTO document (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?)"
         cursor.execute(query, (current.doc_id, current.rev, current.content, pointers))
-        indexes.reindex(cursor, cursor.lastrowid, None, current)
+        row_id, content = cursor.lastrowid, None
     else:
         query = "UPDATE document SET rev = ?, content = ?, attachments = ? WHERE id = ?"
         cursor.execute(query, (current.rev, current.content, pointers, row.id))
-        indexes.reindex(cursor, row.id, row.content, current)
+        row_id, content = row.id, row.content
+    found_in = indexes.reindex(cursor, row_id, content, current, ours)
     if row is not None and row.has_conflicts:
         cursor.execute("DELETE FROM alternative WHERE doc_id = ?", (current.doc_id,))
     query = "INSERT INTO alternative (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?)"
@@ -253,7 +256,7 @@ def _store(cursor: Cursor, row: _Row | None, current: Stored, alternatives: Sequ
     cursor.execute(query, (current.doc_id, transaction))
     number = cursor.lastrowid
     dropped = references.replace(cursor, current.doc_id, [current, *alternatives])
-    return Written(current.rev, frozenset(dropped), number, frozenset(), bool(alternatives))
+    return Written(current.rev, frozenset(dropped), number, found_in, bool(alternatives))
 
 
 def _check_size(document: Stored, limit: int | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import lru_cache
 
@@ -97,7 +97,7 @@ def create(cursor: Cursor, kind: Kind, name: str, expressions: Sequence[str]) ->
     cursor.execute(query, (kind.value, name, json.dumps(list(expressions))))
     made = find(cursor, kind, name)
     _make(cursor, made)
-    _fill(cursor, made)
+    _fill(cursor, made, _keys)
 
 
 def delete(cursor: Cursor, kind: Kind, name: str) -> None:
@@ -118,7 +118,7 @@ def refresh(cursor: Cursor) -> None:
     for one in defined(cursor):
         cursor.execute(f"DROP TABLE {one.table}")
         _make(cursor, one)
-        _fill(cursor, one)
+        _fill(cursor, one, _keys_if_allowed)
     cursor.execute("INSERT OR REPLACE INTO meta VALUES ('indexed', ?)", (RULES,))
 
 
@@ -143,28 +143,42 @@ def _find(cursor: Cursor, kind: Kind, name: str) -> Index | None:
 # --- their rows ---------------------------------------------------------------------------------------
 
 
-def reindex(cursor: Cursor, row_id: int, before: str | None, after: Stored) -> None:
+def reindex(cursor: Cursor, row_id: int, before: str | None, after: Stored, ours: bool = True) -> frozenset[str]:
     """
     Let all indexes find a document by what it holds now: part of every write of a current version.
 
     :param row_id: of its row in ``document``.
     :param before: its content so far, as it was stored; `None`: there was none.
+    :param ours: it is refused if it has too many keys for an index.  One that was written elsewhere is not: it is then
+        not in that index.
+    :return: the names of the indexes, those of texts apart, that it was in before or is in now.
     :raise TooManyKeys: it has too many keys for an index.
     """
     found = defined(cursor)
     if not found:
-        return
+        return frozenset()
     content = None if after.content is None else contents.parse(after.content)
-    keyed = [one for one in found if one.kind is Kind.KEYS]
-    if keyed and before != after.content:
-        old = None if before is None else contents.parse(before)
-        for one in keyed:
-            was, is_now = set(_keys(one, after.doc_id, old)), set(_keys(one, after.doc_id, content))
-            _remove(cursor, one, after.doc_id, was - is_now)
-            _insert(cursor, one, [(*key, after.doc_id) for key in is_now - was])
+    old = content if before == after.content else None if before is None else contents.parse(before)
+    names = set()
     for one in found:
         if one.kind is Kind.TEXT:
             text.replace(cursor, one.table, one.terms, row_id, content, after.attachments)
+        elif _replace(cursor, one, after.doc_id, old, content, ours):
+            names.add(one.name)
+    return frozenset(names)
+
+
+def _replace(
+    cursor: Cursor, one: Index, doc_id: str, old: contents.Content | None, new: contents.Content | None, ours: bool
+) -> bool:
+    """Replace the rows of a document; tell whether there were, or are, any."""
+    was = set(_keys_if_allowed(one, doc_id, old))
+    if new is old:
+        return bool(was)
+    is_now = set(_keys(one, doc_id, new) if ours else _keys_if_allowed(one, doc_id, new))
+    _remove(cursor, one, doc_id, was - is_now)
+    _insert(cursor, one, [(*key, doc_id) for key in is_now - was])
+    return bool(was or is_now)
 
 
 def _keys(one: Index, doc_id: str, content: contents.Content | None) -> list[Key]:
@@ -174,6 +188,13 @@ def _keys(one: Index, doc_id: str, content: contents.Content | None) -> list[Key
         return index.keys(one.terms, content)
     except TooManyKeys as error:
         raise TooManyKeys(error.number, error.limit, one.name, doc_id) from None
+
+
+def _keys_if_allowed(one: Index, doc_id: str, content: contents.Content | None) -> list[Key]:
+    try:
+        return _keys(one, doc_id, content)
+    except TooManyKeys:
+        return []
 
 
 def _insert(cursor: Cursor, one: Index, rows: list[tuple[str, ...]]) -> None:
@@ -197,7 +218,7 @@ def _make(cursor: Cursor, one: Index) -> None:
     cursor.execute(f"CREATE TABLE {one.table} ({columns}, PRIMARY KEY ({key})) WITHOUT ROWID")
 
 
-def _fill(cursor: Cursor, one: Index) -> None:
+def _fill(cursor: Cursor, one: Index, keys: Callable[[Index, str, contents.Content | None], list[Key]]) -> None:
     for batch in _documents(cursor):
         if one.kind is Kind.TEXT:
             for row_id, stored in batch:
@@ -207,7 +228,7 @@ def _fill(cursor: Cursor, one: Index) -> None:
             rows = [
                 (*key, stored.doc_id)
                 for _, stored in batch
-                for key in _keys(one, stored.doc_id, contents.parse(stored.content or "{}"))
+                for key in keys(one, stored.doc_id, contents.parse(stored.content or "{}"))
             ]
             # In their order, so that neighbours are written together.
             _insert(cursor, one, sorted(rows))
