@@ -340,9 +340,9 @@ class Document:
             _canonical_text(text)
         return Snapshot(text, dict(self._attachments))
 
-    def settle(self, rev: str, saved: Snapshot, home: Home) -> None:
+    def settle(self, rev: str, saved: Snapshot, home: Home, has_conflicts: bool = False) -> None:
         """Note that ``saved`` is stored as ``rev`` in ``home``."""
-        self.rev, self._saved, self.home = rev, saved, home
+        self.rev, self._saved, self.home, self.has_conflicts = rev, saved, home, has_conflicts
 
     def attach(self, name: str, pointer: Pointer | None) -> None:
         """Point at something under a name, or at nothing."""
@@ -351,12 +351,12 @@ class Document:
             self._attachments[name] = pointer
 
     @classmethod
-    def load(cls, doc_id: DocId, rev: str, stored: Snapshot, home: Home) -> Document:
+    def load(cls, doc_id: DocId, rev: str, stored: Snapshot, home: Home, has_conflicts: bool = False) -> Document:
         """Make the object for a stored document."""
         doc = cls(doc_id, json=None)
         doc._text = stored.text
         doc._attachments = dict(stored.attachments)
-        doc.settle(rev, stored, home)
+        doc.settle(rev, stored, home, has_conflicts)
         return doc
 
     # --- the rest -------------------------------------------------------------------------------------

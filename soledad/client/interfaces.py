@@ -20,6 +20,7 @@ from soledad.model.blob import WHOLE, BlobInfo, BlobKey, ByteRange, KnownBlob, S
 from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace
+from soledad.model.index import Bound, Key, Slice
 from soledad.wire.listing import Page
 from soledad.wire.routes import ListRoute
 
@@ -123,6 +124,65 @@ class IDocuments(Interface):
 
     def whats_changed(generation: int) -> Deferred[Changes]:
         """Return what changed after a generation, each document once, at its latest change, ascending."""
+
+
+class IQueries(Interface):
+    """
+    The indexes of this device's documents.
+
+    What changes something fires once it is durable, and fails with `StorageFull` or `StorageFailed` when nothing
+    was changed.  Expressions, fields and names were looked at before.
+    """
+
+    def create_index(name: str, expressions: Sequence[str]) -> Deferred[None]:
+        """
+        Make an index of all documents that there are, and will be; the same one again is no change.
+
+        :raise IndexNameTakenError: there is another one of that name.
+        :raise TooManyKeys: a document has too many keys for it.
+        """
+
+    def delete_index(name: str) -> Deferred[None]:
+        """Remove an index. :raise IndexDoesNotExist: there is none of that name."""
+
+    def list_indexes() -> Deferred[list[tuple[str, list[str]]]]:
+        """Return names and expressions, in the order in which the indexes were made."""
+
+    def get_range(name: str, start: Bound, end: Bound, some: Slice) -> Deferred[list[Stored]]:
+        """
+        Return the documents that have a key between two bounds, in the order of their keys, and then of their ids.
+
+        :raise IndexDoesNotExist: there is no such index.
+        :raise InvalidValueForIndex: a bound has not one value for each column.
+        :raise InvalidGlobbing: something else than a wildcard stands behind a wildcard.
+        """
+
+    def count(name: str, start: Bound, end: Bound) -> Deferred[int]:
+        """Return how many documents `get_range` answers with; errors as there."""
+
+    def keys(name: str, some: Slice) -> Deferred[list[Key]]:
+        """
+        Return the different keys of all documents, ascending.
+
+        :raise IndexDoesNotExist: there is no such index.
+        """
+
+    def create_text_index(name: str, fields: Sequence[str]) -> Deferred[None]:
+        """Make a text index; see `create_index`."""
+
+    def delete_text_index(name: str) -> Deferred[None]:
+        """Remove a text index. :raise IndexDoesNotExist: there is none of that name."""
+
+    def list_text_indexes() -> Deferred[list[tuple[str, list[str]]]]:
+        """Return names and fields, in the order in which the indexes were made."""
+
+    def search(name: str, query: str, some: Slice) -> Deferred[list[Stored]]:
+        """
+        Return the documents that match, the best first.
+
+        :raise IndexDoesNotExist: there is no such index.
+        :raise InvalidSearch: the query cannot be understood.
+        """
 
 
 class ILocalBlobs(Interface):
