@@ -15,7 +15,13 @@ from typing import Any, Final, TypeAlias
 
 from attrs import field, frozen
 
-from soledad.errors import IndexDefinitionParseError, InvalidGlobbing, InvalidValueForIndex, TooManyKeys
+from soledad.errors import (
+    IndexDefinitionParseError,
+    InvalidGlobbing,
+    InvalidLimit,
+    InvalidValueForIndex,
+    TooManyKeys,
+)
 from soledad.model.content import MAX_DEPTH, Content
 
 #: Keys that one document may have in one index.
@@ -66,6 +72,16 @@ def parse_all(expressions: Iterable[str]) -> tuple[Term, ...]:
     return terms
 
 
+def parse_fields(fields: Iterable[str]) -> tuple[Term, ...]:
+    """Do as `parse_all`, of paths alone: operations are refused."""
+    fields = list(fields)
+    terms = parse_all(fields)
+    for term, text in zip(terms, fields, strict=True):
+        if not isinstance(term, Field):
+            raise IndexDefinitionParseError(text[:200], "a text index takes fields, and no operations")
+    return terms
+
+
 def parse(expression: str) -> Term:
     """:raise IndexDefinitionParseError: it is not an expression."""
     if not isinstance(expression, str):
@@ -81,7 +97,7 @@ class _Parser:
 
     def __init__(self, expression: str) -> None:
         words = (word.strip() for word in _TOKEN.findall(expression))
-        self._rest = [word for word in words if word][::-1]
+        self._rest: list[str] = [word for word in words if word][::-1]
 
     def parse(self) -> Term:
         """Return the whole."""
@@ -338,3 +354,30 @@ def _pattern(value: Value) -> Exact | Prefix:
     except UnicodeEncodeError:
         raise InvalidValueForIndex("a lone surrogate") from None
     return pattern
+
+
+# --- how many of the answers --------------------------------------------------------------------------
+
+
+@frozen
+class Slice:
+    """Which of many answers are wanted."""
+
+    limit: int | None = None
+    offset: int = 0
+
+    @classmethod
+    def of(cls, limit: int | None, offset: int) -> Slice:
+        """:raise InvalidLimit: one of them is not a whole number from 0 on."""
+        return cls(None if limit is None else _whole("limit", limit), _whole("offset", offset))
+
+
+ALL = Slice()
+#: More than there can be; what is larger does not fit into what counts.
+_MANY = 2**60
+
+
+def _whole(name: str, number: int) -> int:
+    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+        raise InvalidLimit(name)
+    return min(number, _MANY)
