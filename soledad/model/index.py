@@ -290,18 +290,13 @@ class Range:
     single: bool = False
 
 
-def matching(values: Sequence[Value], columns: int) -> Range:
+def between(start: Bound, end: Bound, columns: int) -> Range:
     """
-    Return the range of keys that match ``values``.
+    Return the range between two bounds, inclusive; values that are both bounds want the keys that match them.
 
-    :raise InvalidValueForIndex: there is not one for each column, or one is none.
+    :raise InvalidValueForIndex: there is not a value for each column, or one is none.
     :raise InvalidGlobbing: something else than `ANY` stands behind a wildcard.
     """
-    return between(tuple(values), tuple(values), columns)
-
-
-def between(start: Bound, end: Bound, columns: int) -> Range:
-    """Return the range between two bounds, inclusive; errors as `matching`."""
     exact, prefix = _split(start, columns)
     lowest = exact if prefix is None else (*exact, prefix)
     exact, prefix = _split(end, columns)

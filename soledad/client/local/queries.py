@@ -104,13 +104,12 @@ def search_query(one: Index, expression: str, some: Slice) -> tuple[str, tuple[A
 
 
 def _condition(one: Index, wanted: Range) -> tuple[str, tuple[str, ...]]:
-    lowest = wanted.lowest or ("",)
-    condition = f"{_tuple(one, lowest)} >= {_marks(lowest)}"
+    condition = f"{_tuple(one, wanted.lowest)} >= {_marks(wanted.lowest)}"
     if wanted.highest is None:
-        return condition, lowest
+        return condition, wanted.lowest
     operator = "<=" if wanted.inclusive else "<"
     condition += f" AND {_tuple(one, wanted.highest)} {operator} {_marks(wanted.highest)}"
-    return condition, (*lowest, *wanted.highest)
+    return condition, (*wanted.lowest, *wanted.highest)
 
 
 def _tuple(one: Index, values: Sequence[str]) -> str:
