@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from soledad.client.local import documents, indexes
+from soledad.client.local import indexes
 from soledad.client.local.database import Cursor
 from soledad.client.local.indexes import Kind
 from soledad.errors import IndexDoesNotExist, IndexNameTakenError, TooManyKeys
