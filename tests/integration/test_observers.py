@@ -58,7 +58,7 @@ class ObserverTests(TestCase):
         self.assertEqual(found, [current_thread(), False, doc, (doc.rev, 1)])
 
     async def test_many(self) -> None:
-        """Of many writes at once, each document's last one is told, and all that is told in the order of generations."""
+        """Of many writes at once, each document's last one is told, and all of them in the order of generations."""
         device, told = await self.device(), cast("list[tuple[str, str, int]]", [])
         device.subscribe(lambda *one: told.append(one))
         docs = [Document(f"doc-{number}") for number in range(5)]
