@@ -336,7 +336,8 @@ class Document:
         :raise InvalidContent: the content is not JSON.
         """
         text = self.get_json()
-        if text is not None and (self._saved is None or text != self._saved.text):
+        # What was rendered just now was looked at then.
+        if text is not None and text is self._text and (self._saved is None or text != self._saved.text):
             _canonical_text(text)
         return Snapshot(text, dict(self._attachments))
 

@@ -10,13 +10,14 @@ from collections.abc import Collection, Sequence, Set
 from os import urandom
 from typing import NamedTuple
 
-from attrs import define, evolve
+from attrs import define
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from soledad.client.interfaces import IDocuments
-from soledad.client.local import indexes, references
+from soledad.client.local import references
 from soledad.client.local.database import Cursor, Database
+from soledad.client.local.indexes import Upkeep
 from soledad.client.local.rows import ALTERNATIVE, COLUMNS, decode_pointers, encode_pointers, from_row
 from soledad.errors import (
     ConflictedDoc,
@@ -52,7 +53,19 @@ def put(cursor: Cursor, this_replica: str, document: Stored, limit: int | None =
     :raise DocumentTooBig: its text has more than ``limit`` bytes.
     :raise ConflictedDoc: there are other versions, which have to be resolved first.
     :raise RevisionConflict: the stored revision is another one.
+    :raise TooManyKeys: it has too many keys for an index.
     """
+    (written,) = put_all(cursor, this_replica, [document], limit)
+    return written
+
+
+def put_all(cursor: Cursor, this_replica: str, documents: Sequence[Stored], limit: int | None = None) -> list[Written]:
+    """Store several documents, all or none; see `put`."""
+    with Upkeep(cursor) as upkeep:
+        return [_put(cursor, upkeep, this_replica, document, limit) for document in documents]
+
+
+def _put(cursor: Cursor, upkeep: Upkeep, this_replica: str, document: Stored, limit: int | None) -> Written:
     _check_size(document, limit)
     row = _row(cursor, document.doc_id)
     if row is None:
@@ -62,12 +75,7 @@ def put(cursor: Cursor, this_replica: str, document: Stored, limit: int | None =
         raise ConflictedDoc(document.doc_id)
     elif document.rev != row.rev and not (row.content is None and not document.rev):
         raise RevisionConflict(document.doc_id, document.rev or None, row.rev)
-    return _write(cursor, this_replica, row, document)
-
-
-def put_all(cursor: Cursor, this_replica: str, documents: Sequence[Stored], limit: int | None = None) -> list[Written]:
-    """Store several documents, all or none; see `put`."""
-    return [put(cursor, this_replica, document, limit) for document in documents]
+    return _write(cursor, upkeep, this_replica, row, document)
 
 
 def delete(cursor: Cursor, this_replica: str, doc_id: DocId, rev: str) -> Written:
@@ -88,7 +96,8 @@ def delete(cursor: Cursor, this_replica: str, doc_id: DocId, rev: str) -> Writte
         raise DocumentAlreadyDeleted(doc_id)
     if row.has_conflicts:
         raise ConflictedDoc(doc_id)
-    return _write(cursor, this_replica, row, Stored(doc_id, rev))
+    with Upkeep(cursor) as upkeep:
+        return _write(cursor, upkeep, this_replica, row, Stored(doc_id, rev))
 
 
 def apply(cursor: Cursor, this_replica: str, incoming: Versions) -> Applied:
@@ -97,18 +106,25 @@ def apply(cursor: Cursor, this_replica: str, incoming: Versions) -> Applied:
 
     When nothing comes of it, nothing is written, not even to the log.
     """
-    before = get_versions(cursor, incoming.doc_id)
-    merged = conflict.merge(before, incoming, this_replica)
-    after, written = merged.versions, None
-    if before is None or not conflict.is_same_set(before, after):
-        written = _store(cursor, _row(cursor, incoming.doc_id), after.current, after.alternatives, ours=False)
-    goes_out = not conflict.is_same_set(after, incoming)
-    return Applied(merged.outcome, after, goes_out, merged.copied, written)
+    (applied,) = apply_all(cursor, this_replica, [incoming])
+    return applied
 
 
 def apply_all(cursor: Cursor, this_replica: str, incoming: Sequence[Versions]) -> list[Applied]:
     """Apply the versions of several documents, all or none; see `apply`."""
-    return [apply(cursor, this_replica, versions) for versions in incoming]
+    with Upkeep(cursor) as upkeep:
+        return [_apply(cursor, upkeep, this_replica, versions) for versions in incoming]
+
+
+def _apply(cursor: Cursor, upkeep: Upkeep, this_replica: str, incoming: Versions) -> Applied:
+    before = get_versions(cursor, incoming.doc_id)
+    merged = conflict.merge(before, incoming, this_replica)
+    after, written = merged.versions, None
+    if before is None or not conflict.is_same_set(before, after):
+        row = _row(cursor, incoming.doc_id)
+        written = _store(cursor, upkeep, row, after.current, after.alternatives, ours=False)
+    goes_out = not conflict.is_same_set(after, incoming)
+    return Applied(merged.outcome, after, goes_out, merged.copied, written)
 
 
 def resolve(
@@ -126,7 +142,8 @@ def resolve(
     if before is None:
         raise DocumentDoesNotExist(document.doc_id)
     after = conflict.resolve(before, document, revs, this_replica)
-    return _store(cursor, _row(cursor, document.doc_id), after.current, after.alternatives)
+    with Upkeep(cursor) as upkeep:
+        return _store(cursor, upkeep, _row(cursor, document.doc_id), after.current, after.alternatives)
 
 
 def get_many(cursor: Cursor, doc_ids: Sequence[DocId]) -> list[Stored]:
@@ -226,14 +243,19 @@ def _alternatives(cursor: Cursor, current: Stored) -> list[Stored]:
     return [from_row(row) for row in cursor.execute(query, (current.doc_id,))]
 
 
-def _write(cursor: Cursor, this_replica: str, row: _Row | None, document: Stored) -> Written:
+def _write(cursor: Cursor, upkeep: Upkeep, this_replica: str, row: _Row | None, document: Stored) -> Written:
     """Store what follows the version in ``row``, which is the only one."""
     rev = revision.incremented(None if row is None else row.rev, this_replica)
-    return _store(cursor, row, evolve(document, rev=rev))
+    return _store(cursor, upkeep, row, Stored(document.doc_id, rev, document.content, document.attachments))
 
 
 def _store(
-    cursor: Cursor, row: _Row | None, current: Stored, alternatives: Sequence[Stored] = (), ours: bool = True
+    cursor: Cursor,
+    upkeep: Upkeep,
+    row: _Row | None,
+    current: Stored,
+    alternatives: Sequence[Stored] = (),
+    ours: bool = True,
 ) -> Written:
     """Let these be all versions of a document, and note that in the log, the indexes and the references."""
     pointers = encode_pointers(current.attachments)
@@ -245,7 +267,7 @@ def _store(
         query = "UPDATE document SET rev = ?, content = ?, attachments = ? WHERE id = ?"
         cursor.execute(query, (current.rev, current.content, pointers, row.id))
         row_id, content = row.id, row.content
-    found_in = indexes.reindex(cursor, row_id, content, current, ours)
+    found_in = upkeep.reindex(row_id, content, current, ours)
     if row is not None and row.has_conflicts:
         cursor.execute("DELETE FROM alternative WHERE doc_id = ?", (current.doc_id,))
     query = "INSERT INTO alternative (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?)"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import lru_cache
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from soledad.client.local import text
 from soledad.client.local.database import Cursor
@@ -143,42 +143,68 @@ def _find(cursor: Cursor, kind: Kind, name: str) -> Index | None:
 # --- their rows ---------------------------------------------------------------------------------------
 
 
-def reindex(cursor: Cursor, row_id: int, before: str | None, after: Stored, ours: bool = True) -> frozenset[str]:
+@define(eq=False)
+class Upkeep:
     """
-    Let all indexes find a document by what it holds now: part of every write of a current version.
+    What the writes of one job change in the indexes: part of every write of a current version.
 
-    :param row_id: of its row in ``document``.
-    :param before: its content so far, as it was stored; `None`: there was none.
-    :param ours: it is refused if it has too many keys for an index.  One that was written elsewhere is not: it is then
-        not in that index.
-    :return: the names of the indexes, those of texts apart, that it was in before or is in now.
-    :raise TooManyKeys: it has too many keys for an index.
+    Rows are collected, and written when the ``with`` block ends: in the order of each table, neighbours together.
     """
-    found = defined(cursor)
-    if not found:
-        return frozenset()
-    content = None if after.content is None else contents.parse(after.content)
-    old = content if before == after.content else None if before is None else contents.parse(before)
-    names = set()
-    for one in found:
-        if one.kind is Kind.TEXT:
-            text.replace(cursor, one.table, one.terms, row_id, content, after.attachments)
-        elif _replace(cursor, one, after.doc_id, old, content, ours):
-            names.add(one.name)
-    return frozenset(names)
+
+    _cursor: Cursor
+    _indexes: list[Index] = field(init=False)
+    #: For each index: the rows that have to be there, or must not.
+    _rows: list[dict[tuple[str, ...], bool]] = field(init=False)
+
+    def __enter__(self) -> Upkeep:
+        """Look which indexes there are."""
+        self._indexes = defined(self._cursor)
+        self._rows = [{} for _ in self._indexes]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Write the rows; after a failure there is nothing to be written."""
+        if kind is None:
+            for one, rows in zip(self._indexes, self._rows, strict=True):
+                _remove(self._cursor, one, [row for row, stays in rows.items() if not stays])
+                _insert(self._cursor, one, [row for row, stays in rows.items() if stays])
+
+    def reindex(self, row_id: int, before: str | None, after: Stored, ours: bool = True) -> frozenset[str]:
+        """
+        Let all indexes find a document by what it holds now.
+
+        :param row_id: of its row in ``document``.
+        :param before: its content so far, as it was stored; `None`: there was none.
+        :param ours: it is refused if it has too many keys for an index.  One that was written elsewhere is not: it is
+            then not in that index.
+        :return: the names of the indexes, those of texts apart, that it was in before or is in now.
+        :raise TooManyKeys: it has too many keys for an index.
+        """
+        if not self._indexes:
+            return _NO_NAMES
+        content = _parsed(after.content)
+        old = content if before == after.content else _parsed(before)
+        names = []
+        for one, rows in zip(self._indexes, self._rows, strict=True):
+            if one.kind is Kind.TEXT:
+                text.replace(self._cursor, one.table, one.terms, row_id, content, after.attachments)
+                continue
+            was = _keys_if_allowed(one, after.doc_id, old)
+            becomes = was
+            if content is not old:
+                becomes = _keys(one, after.doc_id, content) if ours else _keys_if_allowed(one, after.doc_id, content)
+                rows.update(((*key, after.doc_id), False) for key in was)
+                rows.update(((*key, after.doc_id), True) for key in becomes)
+            if was or becomes:
+                names.append(one.name)
+        return frozenset(names)
 
 
-def _replace(
-    cursor: Cursor, one: Index, doc_id: str, old: contents.Content | None, new: contents.Content | None, ours: bool
-) -> bool:
-    """Replace the rows of a document; tell whether there were, or are, any."""
-    was = set(_keys_if_allowed(one, doc_id, old))
-    if new is old:
-        return bool(was)
-    is_now = set(_keys(one, doc_id, new) if ours else _keys_if_allowed(one, doc_id, new))
-    _remove(cursor, one, doc_id, was - is_now)
-    _insert(cursor, one, [(*key, doc_id) for key in is_now - was])
-    return bool(was or is_now)
+_NO_NAMES: frozenset[str] = frozenset()
+
+
+def _parsed(content: str | None) -> contents.Content | None:
+    return None if content is None else contents.parse(content)
 
 
 def _keys(one: Index, doc_id: str, content: contents.Content | None) -> list[Key]:
@@ -200,13 +226,14 @@ def _keys_if_allowed(one: Index, doc_id: str, content: contents.Content | None) 
 def _insert(cursor: Cursor, one: Index, rows: list[tuple[str, ...]]) -> None:
     if rows:
         marks = ",".join("?" * len(rows[0]))
-        cursor.executemany(f"INSERT INTO {one.table} VALUES ({marks})", rows)
+        # Rows that stayed are there already.
+        cursor.executemany(f"INSERT OR IGNORE INTO {one.table} VALUES ({marks})", sorted(rows))
 
 
-def _remove(cursor: Cursor, one: Index, doc_id: str, keys: set[Key]) -> None:
-    if keys:
+def _remove(cursor: Cursor, one: Index, rows: list[tuple[str, ...]]) -> None:
+    if rows:
         condition = " AND ".join(f"{column} = ?" for column in [*one.columns, "doc"])
-        cursor.executemany(f"DELETE FROM {one.table} WHERE {condition}", [(*key, doc_id) for key in keys])
+        cursor.executemany(f"DELETE FROM {one.table} WHERE {condition}", sorted(rows))
 
 
 def _make(cursor: Cursor, one: Index) -> None:
@@ -230,8 +257,7 @@ def _fill(cursor: Cursor, one: Index, keys: Callable[[Index, str, contents.Conte
                 for _, stored in batch
                 for key in keys(one, stored.doc_id, contents.parse(stored.content or "{}"))
             ]
-            # In their order, so that neighbours are written together.
-            _insert(cursor, one, sorted(rows))
+            _insert(cursor, one, rows)
 
 
 def _documents(cursor: Cursor) -> Iterator[list[tuple[int, Stored]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from soledad.client.local import indexes
+from soledad.client.local import documents, indexes
 from soledad.client.local.database import Cursor
 from soledad.client.local.indexes import Kind
 from soledad.errors import IndexDoesNotExist, IndexNameTakenError, TooManyKeys
@@ -192,10 +192,25 @@ class RowTests(IndexesTestCase):
         """A document that was written elsewhere, with too many keys, is stored; it is not in that index."""
         self.create("i", "split_words(a)")
         many = Stored(DOC, "b:1", json.dumps({"a": " ".join(map(str, range(10_001)))}))
-        self.assertEqual(indexes.reindex(self.cursor, 1, None, many, ours=False), frozenset())
         few = Stored(DOC, "b:2", '{"a": "x"}')
-        self.assertEqual(indexes.reindex(self.cursor, 1, many.content, few, ours=False), {"i"})
+        with indexes.Upkeep(self.cursor) as upkeep:
+            self.assertEqual(upkeep.reindex(1, None, many, ours=False), frozenset())
+        self.assertEqual(self.rows(), [])
+        with indexes.Upkeep(self.cursor) as upkeep:
+            self.assertEqual(upkeep.reindex(1, many.content, few, ours=False), {"i"})
         self.assertEqual(self.rows(), [("x", DOC)])
+
+    def test_several(self) -> None:
+        """Of several writes in one job, the last one counts, whatever the rows between."""
+        self.create("i", "a")
+        rev = self.save("d", {"a": ["x", "y"]})
+        contents = ({"a": ["y", "z"]}, {"a": ["x"]}, {"a": ["x", "z"]})
+        stored = [
+            Stored(DocId("d"), f"{REPLICA}:{number}", json.dumps(content)) for number, content in enumerate(contents, 1)
+        ]
+        self.assertEqual(rev, stored[0].rev)
+        documents.put_all(self.cursor, REPLICA, stored)
+        self.assertEqual(self.rows(), [("x", "d"), ("z", "d")])
 
     def test_names(self) -> None:
         """A write tells in which indexes the document was, or is."""
