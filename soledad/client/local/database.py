@@ -17,7 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import sqlcipher3.dbapi2 as sqlcipher
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
 from soledad.client.local.durable import file_faults
@@ -66,15 +66,18 @@ class Calls:
         """Run a job when it has its turn, and fire with its result; cancelling works until then."""
         call = _Call(job)
         self._waiting.append(call)
-        self._next()
+        if not self._busy:
+            self._busy = True
+            # Soon, and not now: whoever asks for several things at once asks for the others first.
+            self._worker.report(self._next)
         return outlasting(call.done, partial(self._withdraw, call))
 
     def idle(self) -> Deferred[None]:
         """Fire when none waits or runs."""
-        done: Deferred[None] = Deferred()
-        self._idle.append(done)
-        self._next()
-        return done
+        if not self._busy:
+            return succeed(None)
+        self._idle.append(Deferred())
+        return self._idle[-1]
 
     def _withdraw(self, call: _Call) -> None:
         if call in self._waiting:
@@ -82,16 +85,14 @@ class Calls:
             call.done.cancel()
 
     def _next(self) -> None:
-        if self._busy:
-            return
         if self._waiting:
             group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
-            self._busy = True
             unawaited(self._worker.run(self._carry_out, [call.job for call in group]).addBoth(self._ended, group))
-        else:
-            idle, self._idle = self._idle, []
-            for done in idle:
-                done.callback(None)
+            return
+        self._busy = False
+        idle, self._idle = self._idle, []
+        for done in idle:
+            done.callback(None)
 
     def _ended(self, outcomes: list[Any] | Failure, group: list[_Call]) -> None:
         if isinstance(outcomes, Failure):
@@ -100,7 +101,6 @@ class Calls:
         # First the answers, then the next jobs: Python does one of both at a time, and changing over takes long.
         for call, outcome in zip(group, outcomes, strict=False):
             call.done.callback(outcome)
-        self._busy = False
         self._next()
 
 
