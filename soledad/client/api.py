@@ -254,9 +254,9 @@ class Soledad:
         """
         return await self._documents.resolve(doc, revs)
 
-    def subscribe(self, observer: Observer, doc_id: str | None = None, index: str | None = None) -> Subscription:
+    def subscribe(self, callback: Observer, doc_id: str | None = None, index: str | None = None) -> Subscription:
         """
-        Call ``observer(doc_id, revision, generation)`` when a document has changed, until that is cancelled.
+        Call ``callback(doc_id, revision, generation)`` when a document has changed, until that is cancelled.
 
         It is called on the reactor's thread, after the change is durable and can be read.  What happened to one
         document in the meantime is told once, with its latest revision and generation; documents come in the order of
@@ -269,11 +269,12 @@ class Soledad:
         :param index: only of documents that are in the index of this name, or were in it before the change.  It
             need not exist yet.
         :return: ``cancel()`` of it ends the calls, at once.
+        :raise TypeError: ``callback`` cannot be called.
         :raise InvalidDocId: the id has characters that ids do not have.
         :raise InvalidIdentifier: the name of the index is not text.
         :raise StoreClosed: the store is closed.
         """
-        return self._documents.observers.subscribe(observer, doc_id, index)
+        return self._documents.observers.subscribe(callback, doc_id, index)
 
     @property
     def doc_size_limit(self) -> int | None:

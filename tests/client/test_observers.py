@@ -24,7 +24,7 @@ class ObserverTests(StoreTestCase):
     def setUp(self) -> None:
         """Make a store."""
         super().setUp()
-        self.told: list[Told] = []
+        self.told: list[Any] = []
 
     def note(self, *told: Any) -> None:
         """Observe."""
@@ -163,6 +163,19 @@ class ObserverTests(StoreTestCase):
         self.create("doc-0")
         self.assertEqual([told[0] for told in self.told], ["doc-0", "doc-1", "doc-2", "doc-3"])
         self.assertEqual([told[2] for told in self.told], [1, 2, 3, 4])
+
+    def test_not_within(self) -> None:
+        """An observer that writes has returned before it is called for that."""
+
+        def write(doc_id: str, rev: str, generation: int) -> None:
+            self.note("begin", generation)
+            if generation < 3:
+                self.create()
+            self.note("end", generation)
+
+        self.store.subscribe(write)
+        self.create()
+        self.assertEqual(self.told, [(what, number) for number in (1, 2, 3) for what in ("begin", "end")])
 
     def test_writing_what_waits(self) -> None:
         """When an observer changes a document that it was not told of yet, it is told of it once, at its newest."""

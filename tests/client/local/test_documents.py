@@ -304,7 +304,10 @@ class PlanTests(DocumentsTestCase):
     def test_search(self) -> None:
         """What a put does is answered by indexes."""
         queries = {
-            "SELECT id, rev, content IS NULL FROM document WHERE doc_id = ?": 1,
+            f"SELECT {rows.COLUMNS} FROM document WHERE doc_id = ?": 1,
+            "SELECT 1 FROM alternative WHERE doc_id = ?": 1,
+            "SELECT content FROM alternative WHERE doc_id = ? ORDER BY rev": 1,
+            "DELETE FROM alternative WHERE doc_id = ?": 1,
             "SELECT blob_id FROM blob_refs WHERE doc_id = ?": 1,
             "DELETE FROM blob_refs WHERE doc_id = ?": 1,
             "SELECT 1 FROM blob_refs WHERE namespace = ? AND blob_id = ? LIMIT 1": 2,
