@@ -100,6 +100,7 @@ class ObserverTests(TestCase):
         device, told = await self.device(), cast("list[tuple[str, str, int]]", [])
         device.subscribe(lambda *one: told.append(one))
         work = device.put_doc(Document("doc"))
+        await self.turns()
         work.cancel()
         rev = await work
         await self.turns()
