@@ -330,6 +330,12 @@ class IndexTests(ConflictsTestCase):
         self.resolve("W", "c:2")
         self.assertEqual(self.keys(), ["W"])
 
+    def test_several_times(self) -> None:
+        """When one document comes several times at once, what came last is found."""
+        texts = ["b:1 X", "b:2 Y", "b:3 X", "b:4 Z", "b:2 Y"]
+        documents.apply_all(self.cursor, ME, [versions([text]) for text in texts])
+        self.assertEqual((self.keys(), self.stored()), (["Z"], ["b:4 Z"]))
+
     def test_told(self) -> None:
         """A write tells in which indexes the document was, or is; also when only an alternative comes."""
         for texts, expected in (
