@@ -4,5 +4,17 @@ from soledad.client.api import Soledad
 from soledad.client.document import Document
 from soledad.errors import SoledadError
 from soledad.model.attachment import AttachmentState, AttachmentStates, Pointer
+from soledad.model.index import ANY, Exact, Prefix, padded
 
-__all__ = ["AttachmentState", "AttachmentStates", "Document", "Pointer", "Soledad", "SoledadError"]
+__all__ = [
+    "ANY",
+    "AttachmentState",
+    "AttachmentStates",
+    "Document",
+    "Exact",
+    "Pointer",
+    "Prefix",
+    "Soledad",
+    "SoledadError",
+    "padded",
+]

@@ -49,22 +49,40 @@ def outlasting(work: Deferred[T], stop: Callable[[], object]) -> Deferred[T]:
     calls ``stop()``, which asks the work to end, and then the outcome of the work is waited for: it is a
     `CancelledError` if the work heeded the request, or its result if it was past the point where it could.
     """
-    waiter: Deferred[Any]
+    waiting = _Outlasting(stop)
+    first = waiting.wait()
+    unawaited(work.addBoth(waiting.end))
+    return first
 
-    def wait() -> Deferred[Any]:
-        nonlocal waiter
-        waiter = Deferred(cancelled)
+
+class _Outlasting:
+    """What waits for one work; it leaves no reference to itself behind, as nothing would find it but the collector."""
+
+    __slots__ = ("_stop", "_waiter")
+
+    def __init__(self, stop: Callable[[], object]) -> None:
+        self._stop = stop
+        self._waiter: Deferred[Any] | None = None
+
+    def wait(self) -> Deferred[Any]:
+        """Return what the work's outcome will fire."""
+        self._waiter = Deferred(self._cancelled)
         # Firing with the mark and answering it with another Deferred keeps whoever waits waiting.
-        return waiter.addCallback(lambda result: wait() if result is _STILL_RUNNING else result)
+        return self._waiter.addCallback(self._pass)
 
-    def cancelled(one: Deferred[Any]) -> None:
-        stop()
+    def end(self, outcome: Any) -> None:
+        """The work has ended."""
+        waiter, self._waiter = self._waiter, None
+        assert waiter is not None
+        waiter.callback(outcome)
+
+    def _pass(self, result: Any) -> Any:
+        return self.wait() if result is _STILL_RUNNING else result
+
+    def _cancelled(self, one: Deferred[Any]) -> None:
+        self._stop()
         if not one.called:
             one.callback(_STILL_RUNNING)
-
-    first = wait()
-    unawaited(work.addBoth(lambda result: waiter.callback(result)))
-    return first
 
 
 class Worker(Protocol):

@@ -133,6 +133,64 @@ class DocumentAlreadyDeleted(UsageError):
 
 
 @frozen(str=False)
+class IndexDefinitionParseError(UsageError):
+    """The expression of an index cannot be understood."""
+
+    expression: str
+    reason: str = ""
+
+
+@frozen(str=False)
+class IndexNameTakenError(UsageError):
+    """There is another index of that name."""
+
+    name: str
+
+
+@frozen(str=False)
+class IndexDoesNotExist(UsageError):
+    """There is no index of that name."""
+
+    name: str
+
+
+@frozen(str=False)
+class InvalidValueForIndex(UsageError):
+    """The values do not fit the index: one for each column, each a text, ``Exact``, ``Prefix`` or ``ANY``."""
+
+    reason: str = ""
+
+
+@frozen(str=False)
+class InvalidGlobbing(UsageError):
+    """Something else than ``*`` stands behind a wildcard."""
+
+
+@frozen(str=False)
+class InvalidLimit(UsageError):
+    """A limit or an offset is not a whole number from 0 on."""
+
+    name: str
+
+
+@frozen(str=False)
+class InvalidSearch(UsageError):
+    """The query for a full text search cannot be understood."""
+
+    reason: str
+
+
+@frozen(str=False)
+class TooManyKeys(UsageError):
+    """The document would have more keys in an index than are allowed."""
+
+    number: int
+    limit: int
+    index: str = ""
+    doc_id: str = ""
+
+
+@frozen(str=False)
 class NoAttachment(UsageError):
     """The document has no attachment of that name."""
 

@@ -25,6 +25,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 import soledad
 from soledad import errors, testing
+from soledad.model.conflict import Versions
+from soledad.model.document import Stored
+from soledad.model.ids import doc_id
 from soledad.server.cli import main as soledad_server
 from soledad.server.folder import DataFolder
 from soledad.server.service import ServerService
@@ -123,6 +126,28 @@ class PageTests(Running):
         """What the README shows of Python runs."""
         self.provide("hackers.txt", 17)
         await self.run_script(script_of((CHECKOUT / "README.rst").read_text("utf-8")), "README.rst")
+
+    async def test_conflicts(self) -> None:
+        """What the page on conflicts shows settles one, keeps a photo, and observes."""
+        look, settle, link, observe = blocks((DOCS / "conflicts.rst").read_text("utf-8"), "python")
+        store = make_store(self)
+        scope: dict[str, Any] = {"soledad": store, "merge": lambda one, other: {**one, **other}}
+        exec(settle, scope)
+        subscribing, cancelling = observe.split("...\n")
+        exec(subscribing, scope)
+        ours: Any = await store.create_doc({"milk": 1}, "shopping")
+        for block, rev in ((look, "b:1"), (link, "c:1")):
+            ours = await store.get_doc("shopping")
+            await ours.put_attachment(b"a photo", "photo")
+            await store.put_doc(ours)
+            await store._documents.apply_all([Versions(Stored(doc_id("shopping"), rev, '{"bread": 2}'))])
+            exec("async def attempt():\n" + textwrap.indent(block, "    "), scope)
+            await scope["attempt"]()
+            self.assertEqual(await store.get_doc_conflicts("shopping"), [])
+        exec(cancelling, scope)
+        doc: Any = await store.get_doc("shopping")
+        self.assertEqual(list(doc.attachments), ["our photo"])
+        self.assertEqual(self.printed.getvalue().split()[-1], doc.rev)
 
     async def test_errors(self) -> None:
         """The pattern for errors does for each what it says."""

@@ -22,7 +22,9 @@ from soledad.client.blobs import Blobs
 from soledad.client.document import Document
 from soledad.client.documents import Documents, new_document
 from soledad.client.local.store import LocalStore, Workers
+from soledad.client.observers import Observer, Observers, Subscription
 from soledad.client.operations import Operations, local_operation
+from soledad.client.queries import Queries
 from soledad.client.remote.connect import Server, check_server, connect
 from soledad.crypto.slots import Credential, Passphrase
 from soledad.deferreds import Serial, ThreadWorker, deferred, outlasting, unawaited
@@ -30,6 +32,7 @@ from soledad.errors import NoServer, StoreClosed
 from soledad.model.content import Content
 from soledad.model.document import Changes
 from soledad.model.ids import UserId, user_id
+from soledad.model.index import Bound, Value
 from soledad.streams import Budget
 
 if TYPE_CHECKING:
@@ -56,6 +59,7 @@ class Soledad:
     _workers: Workers = field(repr=False)
     _local: LocalStore = field(repr=False)
     _documents: Documents = field(repr=False)
+    _queries: Queries = field(repr=False)
     _server: Server | None = field(repr=False)
     _trigger: Any = field(default=None, init=False, repr=False)
     _closed: Deferred[None] | None = field(default=None, init=False, repr=False)
@@ -122,6 +126,7 @@ class Soledad:
         return outlasting(waiter, lambda: None)
 
     async def _close(self) -> None:
+        self._documents.observers.close()
         if self._trigger is not None:
             self._reactor.removeSystemEventTrigger(self._trigger)
         await self.operations.close()
@@ -172,6 +177,7 @@ class Soledad:
         way at the same time share a commit; a refusal concerns its own call only.
 
         :return: fires with the new revision, which ``doc.rev`` is then, too.
+        :raise ConflictedDoc: the document is in conflict: see `resolve_doc`.
         :raise RevisionConflict: the stored revision is not the one that the object was made from.
         :raise InvalidContent: the content is not JSON.
         :raise InvalidDocId: the id has characters that ids do not have.
@@ -191,8 +197,9 @@ class Soledad:
 
         :return: fires with the tombstone's revision; the object has no content any more.
         :raise DocumentDoesNotExist: there is no such document.
-        :raise DocumentAlreadyDeleted: it is deleted.
         :raise RevisionConflict: the stored revision is not the one that the object was made from.
+        :raise DocumentAlreadyDeleted: it is deleted.
+        :raise ConflictedDoc: the document is in conflict: see `resolve_doc`.
         """
         return await self._documents.delete(doc)
 
@@ -221,6 +228,57 @@ class Soledad:
         """
         return await self._documents.whats_changed(generation)
 
+    @local_operation
+    async def get_doc_conflicts(self, doc_id: str) -> list[Document]:
+        """
+        Return all versions of a document in conflict: those that were written without knowledge of each other.
+
+        :return: fires with the current version and then the alternatives, ordered by revision; any of them may be a
+            tombstone, and their attachments can be read.  Without a conflict, or such a document, the list is empty.
+        """
+        return await self._documents.get_conflicts(doc_id)
+
+    @local_operation
+    async def resolve_doc(self, doc: Document, revs: Iterable[str]) -> str:
+        """
+        Settle a conflict: what a document holds when this is called becomes current, in the place of some versions.
+
+        :param doc: any object with the document's id: one of its versions, as it is or changed, or a new one.
+            A tombstone deletes the document.
+        :param revs: the revisions that are settled, the current one among them.  Versions that are not listed remain,
+            and so does the conflict; ``doc.has_conflicts`` tells.
+        :return: fires with the new revision, which ``doc.rev`` is then, too.
+        :raise RevisionConflict: the current revision is not among ``revs``: another version came in the meantime, or
+            the conflict was resolved elsewhere.  Look at `get_doc_conflicts` again.
+        :raise DocumentDoesNotExist: there is no such document.
+        :raise InvalidIdentifier: one of ``revs`` is no revision.
+        :raise InvalidContent: the content is not JSON.
+        :raise DocumentTooBig: it has more bytes than `doc_size_limit`.
+        """
+        return await self._documents.resolve(doc, revs)
+
+    def subscribe(self, callback: Observer, doc_id: str | None = None, index: str | None = None) -> Subscription:
+        """
+        Call ``callback(doc_id, revision, generation)`` when a document has changed, until that is cancelled.
+
+        It is called on the reactor's thread, after the change is durable and can be read.  What happened to one
+        document in the meantime is told once, with its latest revision and generation; documents come in the order of
+        these generations.  A change is anything that has a generation, conflicts and what other devices did
+        included.  Once `close` was called, nobody is called any more.
+
+        What it raises, or what its Deferred or coroutine fails with, is logged, and harms nobody; nothing waits for it.
+
+        :param doc_id: of this document only, which need not exist yet.
+        :param index: only of documents that are in the index of this name, or were in it before the change.  It
+            need not exist yet.
+        :return: ``cancel()`` of it ends the calls, at once.
+        :raise TypeError: ``callback`` cannot be called.
+        :raise InvalidDocId: the id has characters that ids do not have.
+        :raise InvalidIdentifier: the name of the index is not text.
+        :raise StoreClosed: the store is closed.
+        """
+        return self._documents.observers.subscribe(callback, doc_id, index)
+
     @property
     def doc_size_limit(self) -> int | None:
         """How many bytes the text of a document may have; `None`: any number."""
@@ -229,6 +287,131 @@ class Soledad:
     @doc_size_limit.setter
     def doc_size_limit(self, limit: int | None) -> None:
         self._documents.size_limit = limit
+
+    # --- finding documents ----------------------------------------------------------------------------
+
+    @local_operation
+    async def create_index(self, name: str, *expressions: str) -> None:
+        """
+        Make an index, of the documents that there are and will be.  The same one again is no change.
+
+        It stays when the store is closed.  Making one of many documents takes a while, in which nothing else is
+        written; reading goes on.
+
+        :param name: any text.
+        :param expressions: a column each: a path such as ``"address.city"``, or an operation on one, such as
+            ``"lower(name)"`` or ``"number(age, 3)"``.
+        :raise IndexDefinitionParseError: an expression is none.
+        :raise IndexNameTakenError: there is another index of that name.
+        :raise TooManyKeys: a document has more than 10,000 keys in it.
+        """
+        await self._queries.create_index(name, expressions)
+
+    @local_operation
+    async def delete_index(self, name: str) -> None:
+        """
+        Remove an index; the documents stay.
+
+        :raise IndexDoesNotExist: there is none of that name.
+        """
+        await self._queries.delete_index(name)
+
+    @local_operation
+    async def list_indexes(self) -> list[tuple[str, list[str]]]:
+        """Return the names of all indexes, each with its expressions, in the order in which they were made."""
+        return await self._queries.list_indexes()
+
+    @local_operation
+    async def get_from_index(
+        self, name: str, *values: Value, limit: int | None = None, offset: int = 0
+    ) -> list[Document]:
+        """
+        Return the documents that match a value for each column, ordered by columns and then by id, each once.
+
+        :param values: a text; one that ends in ``*``, for all that begin with what is before it; ``"*"``, for all.
+            `Exact`, `Prefix` and `ANY` say so whatever a text ends in.  Behind a wildcard only ``"*"`` may follow.
+        :param limit: how many documents are wanted at most.
+        :param offset: how many are left out at the beginning.
+        :raise IndexDoesNotExist: there is no such index.
+        :raise InvalidValueForIndex: there is not one value for each column, or something is no value.
+        :raise InvalidGlobbing: something else than ``"*"`` stands behind a wildcard.
+        :raise InvalidLimit: limit or offset is not a whole number from 0 on.
+        """
+        return await self._queries.get(name, values, limit, offset)
+
+    @local_operation
+    async def get_range_from_index(
+        self, name: str, start: Bound = None, end: Bound = None, *, limit: int | None = None, offset: int = 0
+    ) -> list[Document]:
+        """
+        Return the documents between two bounds, these included; order, ``limit``, ``offset`` and errors as
+        `get_from_index`.
+
+        :param start: a value for each column, as a tuple, or a single value for a single column.  A text that ends in
+            ``*`` stands for what is before it.  `None`: from the first document on.
+        :param end: the same; a text that ends in ``*`` includes all that begin with what is before it.  `None`: up to
+            the last document.
+        """
+        return await self._queries.get_range(name, start, end, limit, offset)
+
+    @local_operation
+    async def get_count_from_index(self, name: str, *values: Value) -> int:
+        """Return how many documents `get_from_index` gives for these values; errors as there."""
+        return await self._queries.count(name, values)
+
+    @local_operation
+    async def get_index_keys(self, name: str, *, limit: int | None = None, offset: int = 0) -> list[tuple[str, ...]]:
+        """
+        Return the different keys that documents have in an index, ascending: tuples of a text for each column.
+
+        :raise IndexDoesNotExist: there is no such index.
+        :raise InvalidLimit: limit or offset is not a whole number from 0 on.
+        """
+        return await self._queries.keys(name, limit, offset)
+
+    @local_operation
+    async def create_text_index(self, name: str, *fields: str) -> None:
+        """
+        Make an index for `search`, of the documents that there are and will be.  The same one again is no change.
+
+        The names and content types of attachments are in it, too.
+
+        :param name: any text; other indexes may have the same.
+        :param fields: paths such as ``"body"`` or ``"author.name"``; all texts there can be found.
+        :raise IndexDefinitionParseError: a field is no path.
+        :raise IndexNameTakenError: there is another text index of that name.
+        """
+        await self._queries.create_text_index(name, fields)
+
+    @local_operation
+    async def delete_text_index(self, name: str) -> None:
+        """
+        Remove a text index; the documents stay.
+
+        :raise IndexDoesNotExist: there is none of that name.
+        """
+        await self._queries.delete_text_index(name)
+
+    @local_operation
+    async def list_text_indexes(self) -> list[tuple[str, list[str]]]:
+        """Return the names of all text indexes, each with its fields, in the order in which they were made."""
+        return await self._queries.list_text_indexes()
+
+    @local_operation
+    async def search(self, name: str, query: str, limit: int | None = None, offset: int = 0) -> list[Document]:
+        """
+        Return the documents that have all words of a query, the best match first.
+
+        :param name: of a text index.
+        :param query: words, and ``"phrases in quotes"``; with a ``*`` behind them also longer words are found.  Case
+            and accents do not matter.  It may come from a person as it is.
+        :param limit: how many documents are wanted at most.
+        :param offset: how many are left out at the beginning.
+        :raise IndexDoesNotExist: there is no such index.
+        :raise InvalidSearch: the query is empty, or a quote is not closed.
+        :raise InvalidLimit: limit or offset is not a whole number from 0 on.
+        """
+        return await self._queries.search(name, query, limit, offset)
 
     # --- keys and tokens ------------------------------------------------------------------------------
 
@@ -318,8 +501,9 @@ def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, se
     remote = None if server is None else server.blobs
     blobs = Blobs(local.blobs, remote, local, workers.files, workers.streams, Budget())
     attachments = Attachments(operations, blobs, workers.files, local.documents, remote is not None)
-    documents = Documents(local.documents, local.blobs, attachments)
-    return Soledad(user, operations, reactor, workers, local, documents, server)
+    documents = Documents(local.documents, local.blobs, attachments, Observers(workers.files.report))
+    queries = Queries(local.queries, documents.load)
+    return Soledad(user, operations, reactor, workers, local, documents, queries, server)
 
 
 def _pass_to(result: Any, waiter: Deferred[Any]) -> Any:

@@ -337,13 +337,14 @@ class Document:
         :raise InvalidContent: the content is not JSON.
         """
         text = self.get_json()
-        if text is not None and (self._saved is None or text != self._saved.text):
+        # What was rendered just now was looked at then.
+        if text is not None and text is self._text and (self._saved is None or text != self._saved.text):
             _canonical_text(text)
         return Snapshot(text, dict(self._attachments))
 
-    def settle(self, rev: str, saved: Snapshot, home: Home) -> None:
+    def settle(self, rev: str, saved: Snapshot, home: Home, has_conflicts: bool = False) -> None:
         """Note that ``saved`` is stored as ``rev`` in ``home``."""
-        self.rev, self._saved, self.home = rev, saved, home
+        self.rev, self._saved, self.home, self.has_conflicts = rev, saved, home, has_conflicts
 
     def attach(self, name: str, pointer: Pointer | None) -> None:
         """Point at something under a name, or at nothing."""
@@ -352,12 +353,12 @@ class Document:
             self._attachments[name] = pointer
 
     @classmethod
-    def load(cls, doc_id: DocId, rev: str, stored: Snapshot, home: Home) -> Document:
+    def load(cls, doc_id: DocId, rev: str, stored: Snapshot, home: Home, has_conflicts: bool = False) -> Document:
         """Make the object for a stored document."""
         doc = cls(doc_id, json=None)
         doc._text = stored.text
         doc._attachments = dict(stored.attachments)
-        doc.settle(rev, stored, home)
+        doc.settle(rev, stored, home, has_conflicts)
         return doc
 
     # --- the rest -------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ The rules are in `soledad.client.local.documents`, which runs them in the databa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from os import urandom
 
@@ -15,8 +15,11 @@ from twisted.logger import Logger
 
 from soledad.client.document import Document, Home, Snapshot
 from soledad.client.interfaces import IDocuments, ILocalBlobs
+from soledad.client.observers import Observers
 from soledad.deferreds import completed, in_turn
 from soledad.errors import InvalidContent, StorageError
+from soledad.model.attachment import Pointer
+from soledad.model.conflict import Applied, Versions
 from soledad.model.content import Content
 from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import BlobId, DocId, doc_id, random_doc_id
@@ -31,6 +34,7 @@ class Documents:
     _local: IDocuments
     _blobs: ILocalBlobs
     _home: Home
+    observers: Observers
     #: Bytes that the text of a document may have; `None`: any number.
     size_limit: int | None = None
 
@@ -53,6 +57,29 @@ class Documents:
         """Leave a tombstone."""
         return await in_turn([doc.saving], partial(self._delete, doc))
 
+    async def get_conflicts(self, wanted: str) -> list[Document]:
+        """Return the current version and the alternatives of a document in conflict."""
+        return [self.load(one) for one in await self._local.get_conflicts(doc_id(wanted))]
+
+    async def resolve(self, doc: Document, revs: Iterable[str]) -> str:
+        """Let what a document holds now settle some of its versions."""
+        snapshot, settled = _snapshot(doc), list(revs)
+        return await in_turn([doc.saving], partial(self._resolve, doc, snapshot, settled))
+
+    async def apply_all(self, incoming: Sequence[Versions]) -> list[Applied]:
+        """
+        Join the versions of documents that another store has with those of this one, all or none; for the sync.
+
+        :return: what became of each, when it is durable and the blobs they refer to are known.
+        """
+        applied = await self._local.apply_all(incoming)
+        for one in applied:
+            if one.copied:
+                _log.warn("One revision of {doc_id} has two contents: a store was copied", doc_id=one.versions.doc_id)
+        written = [(one.versions.doc_id, one.written) for one in applied if one.written is not None]
+        await self._changed(written, [version for one in applied if one.written for version in one.versions])
+        return applied
+
     async def get(self, wanted: str, include_deleted: bool) -> Document | None:
         """Return one document."""
         docs = await self.get_many([wanted], include_deleted)
@@ -61,12 +88,12 @@ class Documents:
     async def get_many(self, wanted: Iterable[str], include_deleted: bool) -> list[Document]:
         """Return documents in the order asked, without those that are missing."""
         stored = await self._local.get_many([doc_id(one) for one in wanted])
-        return [self._load(one) for one in stored if include_deleted or one.content is not None]
+        return [self.load(one) for one in stored if include_deleted or one.content is not None]
 
     async def get_all(self, include_deleted: bool) -> tuple[int, list[Document]]:
         """Return the generation and all documents."""
         generation, stored = await self._local.get_all(include_deleted)
-        return generation, [self._load(one) for one in stored]
+        return generation, [self.load(one) for one in stored]
 
     async def whats_changed(self, generation: int) -> Changes:
         """Return what changed after a generation."""
@@ -77,20 +104,30 @@ class Documents:
         written = await self._local.put_all(wanted, self.size_limit)
         for doc, snapshot, outcome in zip(docs, snapshots, written, strict=True):
             doc.settle(outcome.rev, snapshot, self._home)
-        await self._refer(wanted, written)
+        await self._changed(list(zip((one.doc_id for one in wanted), written, strict=True)), wanted)
         return [outcome.rev for outcome in written]
 
     async def _delete(self, doc: Document) -> str:
         outcome = await self._local.delete(_id_of(doc), doc.rev or "")
         doc.make_tombstone()
         doc.settle(outcome.rev, doc.snapshot(), self._home)
-        await self._refer([], [outcome])
+        await self._changed([(_id_of(doc), outcome)], [])
         return outcome.rev
 
-    async def _refer(self, stored: Sequence[Stored], written: Sequence[Written]) -> None:
-        """Tell the blobs what documents that are saved now refer to."""
-        pointers = [pointer for one in stored for pointer in one.attachments.values()]
-        dropped = frozenset[BlobId]().union(*(outcome.dropped for outcome in written))
+    async def _resolve(self, doc: Document, snapshot: Snapshot, revs: Collection[str]) -> str:
+        wanted = _stored(doc, snapshot)
+        outcome = await self._local.resolve(wanted, revs, self.size_limit)
+        doc.settle(outcome.rev, snapshot, self._home, outcome.has_conflicts)
+        await self._changed([(wanted.doc_id, outcome)], [wanted])
+        return outcome.rev
+
+    async def _changed(self, written: Sequence[tuple[DocId, Written]], versions: Iterable[Stored]) -> None:
+        """Tell observers what was written, and the blobs what the versions that are stored since refer to."""
+        self.observers.changed(written)
+        pointers = [pointer for version in versions for pointer in version.attachments.values()]
+        await self._refer(pointers, frozenset[BlobId]().union(*(outcome.dropped for _, outcome in written)))
+
+    async def _refer(self, pointers: Sequence[Pointer], dropped: Collection[BlobId]) -> None:
         if not pointers and not dropped:
             return
         try:
@@ -99,9 +136,10 @@ class Documents:
             # The documents are saved, and stay so; the next opening tells the blobs.
             _log.failure("References to blobs could not be noted")
 
-    def _load(self, stored: Stored) -> Document:
+    def load(self, stored: Stored) -> Document:
+        """Return the object for a stored document."""
         snapshot = Snapshot(stored.content, stored.attachments)
-        return Document.load(stored.doc_id, stored.rev, snapshot, self._home)
+        return Document.load(stored.doc_id, stored.rev, snapshot, self._home, stored.has_conflicts)
 
 
 def new_document(content: Content | None, json: str | None, wanted_id: str | None) -> Document:

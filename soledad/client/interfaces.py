@@ -17,8 +17,10 @@ from zope.interface import Interface
 
 from soledad.model.attachment import Pointer
 from soledad.model.blob import WHOLE, BlobInfo, BlobKey, ByteRange, KnownBlob, Sealed, SyncEvent, SyncStatus
+from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace
+from soledad.model.index import Bound, Key, Slice
 from soledad.wire.listing import Page
 from soledad.wire.routes import ListRoute
 
@@ -78,6 +80,7 @@ class IDocuments(Interface):
 
         :param limit: bytes of text that each may have.
         :raise DocumentTooBig: it has more.
+        :raise ConflictedDoc: it is in conflict.
         :raise RevisionConflict: the stored revision is another one.
         """
 
@@ -88,7 +91,27 @@ class IDocuments(Interface):
         :raise DocumentDoesNotExist: there is no such document.
         :raise RevisionConflict: the stored revision is not ``rev``.
         :raise DocumentAlreadyDeleted: it is a tombstone already.
+        :raise ConflictedDoc: it is in conflict.
         """
+
+    def apply_all(incoming: Sequence[Versions]) -> Deferred[list[Applied]]:
+        """
+        Join the versions of documents that another store has with those of this one, all or none.
+
+        :return: fires with what became of each.
+        """
+
+    def resolve(document: Stored, revs: Collection[str], limit: int | None) -> Deferred[Written]:
+        """
+        Let a document be current in the place of the versions that have one of ``revs``; the others remain.
+
+        :raise DocumentTooBig: it has more than ``limit`` bytes of text.
+        :raise DocumentDoesNotExist: there is no such document.
+        :raise RevisionConflict: the current revision is not among ``revs``.
+        """
+
+    def get_conflicts(doc_id: DocId) -> Deferred[list[Stored]]:
+        """Return the current version and then the alternatives, by revision; nothing if there is no conflict."""
 
     def get_many(doc_ids: Sequence[DocId]) -> Deferred[list[Stored]]:
         """Return documents and tombstones in the order asked; those that are missing are left out."""
@@ -101,6 +124,65 @@ class IDocuments(Interface):
 
     def whats_changed(generation: int) -> Deferred[Changes]:
         """Return what changed after a generation, each document once, at its latest change, ascending."""
+
+
+class IQueries(Interface):
+    """
+    The indexes of this device's documents.
+
+    What changes something fires once it is durable, and fails with `StorageFull` or `StorageFailed` when nothing
+    was changed.  Expressions, fields and names were looked at before.
+    """
+
+    def create_index(name: str, expressions: Sequence[str]) -> Deferred[None]:
+        """
+        Make an index of all documents that there are, and will be; the same one again is no change.
+
+        :raise IndexNameTakenError: there is another one of that name.
+        :raise TooManyKeys: a document has too many keys for it.
+        """
+
+    def delete_index(name: str) -> Deferred[None]:
+        """Remove an index. :raise IndexDoesNotExist: there is none of that name."""
+
+    def list_indexes() -> Deferred[list[tuple[str, list[str]]]]:
+        """Return names and expressions, in the order in which the indexes were made."""
+
+    def get_range(name: str, start: Bound, end: Bound, some: Slice) -> Deferred[list[Stored]]:
+        """
+        Return the documents that have a key between two bounds, in the order of their keys, and then of their ids.
+
+        :raise IndexDoesNotExist: there is no such index.
+        :raise InvalidValueForIndex: a bound has not one value for each column.
+        :raise InvalidGlobbing: something else than a wildcard stands behind a wildcard.
+        """
+
+    def count(name: str, start: Bound, end: Bound) -> Deferred[int]:
+        """Return how many documents `get_range` answers with; errors as there."""
+
+    def keys(name: str, some: Slice) -> Deferred[list[Key]]:
+        """
+        Return the different keys of all documents, ascending.
+
+        :raise IndexDoesNotExist: there is no such index.
+        """
+
+    def create_text_index(name: str, fields: Sequence[str]) -> Deferred[None]:
+        """Make a text index; see `create_index`."""
+
+    def delete_text_index(name: str) -> Deferred[None]:
+        """Remove a text index. :raise IndexDoesNotExist: there is none of that name."""
+
+    def list_text_indexes() -> Deferred[list[tuple[str, list[str]]]]:
+        """Return names and fields, in the order in which the indexes were made."""
+
+    def search(name: str, query: str, some: Slice) -> Deferred[list[Stored]]:
+        """
+        Return the documents that match, the best first.
+
+        :raise IndexDoesNotExist: there is no such index.
+        :raise InvalidSearch: the query cannot be understood.
+        """
 
 
 class ILocalBlobs(Interface):

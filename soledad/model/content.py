@@ -23,7 +23,7 @@ _ATOMS = (str, int, float, bool, type(None))
 def parse(text: str | bytes) -> Content:
     """:raise InvalidJSON: the text is not a JSON object (RFC 8259), or has numbers that are none."""
     try:
-        value = json.loads(text, parse_constant=_no_number)
+        value = _DECODER.decode(text) if isinstance(text, str) else json.loads(text, parse_constant=_no_number)
     except RecursionError:
         raise InvalidJSON("nested too deeply") from None
     except (ValueError, TypeError) as error:
@@ -40,7 +40,7 @@ def render(content: Content) -> str:
 
     :raise InvalidContent: it is not a JSON object.
     """
-    return _dumped(content, sort_keys=False)
+    return _dumped(content, _IN_THEIR_ORDER)
 
 
 def canonical(content: Content) -> str:
@@ -49,15 +49,15 @@ def canonical(content: Content) -> str:
 
     :raise InvalidContent: it is not a JSON object.
     """
-    return _dumped(content, sort_keys=True)
+    return _dumped(content, _SORTED)
 
 
-def _dumped(content: object, sort_keys: bool) -> str:
+def _dumped(content: object, encoder: json.JSONEncoder) -> str:
     if not isinstance(content, dict):
         raise InvalidContent("not a dict")
     try:
         _check(content, 1)
-        text = json.dumps(content, sort_keys=sort_keys, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = encoder.encode(content)
         text.encode()
     except RecursionError:
         raise InvalidContent("nested too deeply") from None
@@ -90,3 +90,11 @@ def _check(value: Any, depth: int) -> None:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(name)
+
+
+# Made once: `json` would make one for each text.
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+_IN_THEIR_ORDER, _SORTED = (
+    json.JSONEncoder(sort_keys=sort_keys, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for sort_keys in (False, True)
+)

@@ -23,6 +23,8 @@ class Stored:
     #: JSON text; `None` for a tombstone.
     content: str | None = field(default=None, repr=False)
     attachments: Mapping[str, Pointer] = field(factory=dict)
+    #: Whether the store has other versions of it.
+    has_conflicts: bool = False
 
 
 @frozen
@@ -32,3 +34,9 @@ class Written:
     rev: str
     #: Blobs that nothing refers to since.
     dropped: frozenset[BlobId] = frozenset()
+    #: The change's number in the log.
+    generation: int = 0
+    #: The indexes that the document was in before, or is in now.
+    indexes: frozenset[str] = frozenset()
+    #: Whether there are other versions still.
+    has_conflicts: bool = False

@@ -59,6 +59,13 @@ def attachment_name(text: object) -> str:
     return text
 
 
+def index_name(text: object) -> str:
+    """Check the name of an index. :raise InvalidIdentifier: it is not text."""
+    if not isinstance(text, str) or not _encodable(text):
+        raise InvalidIdentifier("index name", _shown(text))
+    return text
+
+
 def random_doc_id(entropy: bytes) -> DocId:
     """Make a document's id from 16 random bytes."""
     return DocId("D-" + _hex(entropy))

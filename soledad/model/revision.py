@@ -7,7 +7,8 @@ Source: docs/spec/documents.rst, "Revisions".
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import count
 
 from soledad.errors import InvalidIdentifier
 
@@ -43,6 +44,20 @@ def incremented(rev: str | None, replica: str) -> str:
     """Return the revision that follows ``rev`` when ``replica`` changes the document."""
     vector = parse(rev)
     return render({**vector, replica: vector.get(replica, 0) + 1})
+
+
+def following(revs: Iterable[str], replica: str, beside: Iterable[str] = ()) -> str:
+    """
+    Return the revision of a change that ``replica`` makes with knowledge of ``revs``, and without that of ``beside``.
+
+    A vector cannot say that of two changes of one replica the second was made without knowledge of the first.  Where
+    it would have to, the change is counted under another name: ``replica-1``, ``replica-2``, ...
+    """
+    vector = parse(maximum(*revs))
+    others = [parse(rev) for rev in beside]
+    names = (f"{replica}-{number}" if number else replica for number in count())
+    name = next(name for name in names if all(other.get(name, 0) <= vector.get(name, 0) for other in others))
+    return render({**vector, name: vector.get(name, 0) + 1})
 
 
 def maximum(*revs: str) -> str:

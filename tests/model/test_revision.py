@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.errors import InvalidIdentifier
-from soledad.model.revision import Vector, incremented, is_concurrent, is_newer, maximum, parse, render
+from soledad.model.revision import Vector, following, incremented, is_concurrent, is_newer, maximum, parse, render
 
 replicas = st.text("0123456789abcdef", min_size=1, max_size=3)
 vectors = st.dictionaries(replicas, st.integers(1, 5), max_size=5)
@@ -57,6 +57,23 @@ class RevisionTests(SynchronousTestCase):
         """A replica that is not in the vector counts as zero."""
         self.assertEqual(incremented(None, "b"), "b:1")
         self.assertEqual(incremented("a:7|b:9", "b"), "a:7|b:10")
+
+    def test_following(self) -> None:
+        """What follows several revisions is newer than they are, and not newer than what stays beside them."""
+        cases: dict[str, tuple[list[str], list[str], str]] = {
+            "one": (["a:1"], [], "a:1|me:1"),
+            "several": (["a:2|me:1", "a:1|b:1"], [], "a:2|b:1|me:2"),
+            "ours beside them, not known": (["a:1"], ["b:1|me:1", "a:2"], "a:1|me-1:1"),
+            "ours beside them, known": (["a:1|me:2"], ["b:1|me:2"], "a:1|me:3"),
+            "ours beside them, known in part": (["a:1|me:1"], ["me:2"], "a:1|me:1|me-1:1"),
+            "and again": (["a:1|me:1|me-1:1"], ["me:2"], "a:1|me:1|me-1:2"),
+            "two of ours beside them": (["a:1"], ["me:2", "b:1|me-1:1"], "a:1|me-2:1"),
+        }
+        for name, (revs, beside, expected) in cases.items():
+            found = following(revs, "me", beside)
+            self.assertEqual(found, expected, name)
+            self.assertTrue(all(is_newer(found, rev) for rev in revs), name)
+            self.assertFalse(any(is_newer(found, rev) for rev in beside), name)
 
     def test_many_replicas(self) -> None:
         """Any number of replicas works."""

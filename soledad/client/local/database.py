@@ -8,14 +8,16 @@ what they do is in the modules beside this one.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import sqlcipher3.dbapi2 as sqlcipher
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 
 from soledad.client.local.durable import file_faults
@@ -28,9 +30,13 @@ Cursor: TypeAlias = Any
 Connection: TypeAlias = Any
 #: A numbered change of the schema: the text of SQL statements.
 Migration: TypeAlias = str
+#: What is done with a cursor.
+Job: TypeAlias = Callable[[Cursor], Any]
 
-#: Calls that share a commit at most: so many answers at once do not hold up the reactor.
+#: Calls that share a commit, or a snapshot, at most: so many answers at once do not hold up the reactor.
 GROUP = 200
+#: Seconds after which calls that read no longer wait for each other: so many answers hold up the reactor as long.
+READING = 0.002
 #: Results of SQLite (the low byte of its extended codes) by what they mean; source: https://sqlite.org/rescode.html
 _FULL, _NOT_OURS = 13, {11, 26}
 #: "SLDA": marks the files as ours (PRAGMA application_id).
@@ -39,10 +45,63 @@ APPLICATION_ID = 0x534C4441
 
 @define(eq=False)
 class _Call:
-    """One job that waits for its commit."""
+    """One job that waits for its turn."""
 
-    job: Callable[[Cursor], Any]
+    job: Job
     done: Deferred[Any] = field(factory=Deferred)
+
+
+@define(eq=False)
+class Calls:
+    """Jobs for one connection: those that wait at the same time are carried out in one go of its worker."""
+
+    _worker: Worker
+    #: Takes jobs, and returns for each its result or its `Failure`, of as many as it had time for.
+    _carry_out: Callable[[list[Job]], list[Any]]
+    _waiting: deque[_Call] = field(factory=deque, init=False)
+    _busy: bool = field(default=False, init=False)
+    _idle: list[Deferred[None]] = field(factory=list, init=False)
+
+    def add(self, job: Job) -> Deferred[Any]:
+        """Run a job when it has its turn, and fire with its result; cancelling works until then."""
+        call = _Call(job)
+        self._waiting.append(call)
+        if not self._busy:
+            self._busy = True
+            # Soon, and not now: whoever asks for several things at once asks for the others first.
+            self._worker.report(self._next)
+        return outlasting(call.done, partial(self._withdraw, call))
+
+    def idle(self) -> Deferred[None]:
+        """Fire when none waits or runs."""
+        if not self._busy:
+            return succeed(None)
+        self._idle.append(Deferred())
+        return self._idle[-1]
+
+    def _withdraw(self, call: _Call) -> None:
+        if call in self._waiting:
+            self._waiting.remove(call)
+            call.done.cancel()
+
+    def _next(self) -> None:
+        if self._waiting:
+            group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
+            unawaited(self._worker.run(self._carry_out, [call.job for call in group]).addBoth(self._ended, group))
+            return
+        self._busy = False
+        idle, self._idle = self._idle, []
+        for done in idle:
+            done.callback(None)
+
+    def _ended(self, outcomes: list[Any] | Failure, group: list[_Call]) -> None:
+        if isinstance(outcomes, Failure):
+            outcomes = [outcomes] * len(group)
+        self._waiting.extendleft(reversed(group[len(outcomes) :]))
+        # First the answers, then the next jobs: Python does one of both at a time, and changing over takes long.
+        for call, outcome in zip(group, outcomes, strict=False):
+            call.done.callback(outcome)
+        self._next()
 
 
 @define(eq=False)
@@ -54,9 +113,13 @@ class Database:
     _reading: Worker
     _writer: Connection
     _reader: Connection
-    _waiting: list[_Call] = field(factory=list, init=False)
-    _committing: bool = field(default=False, init=False)
-    _idle: list[Deferred[None]] = field(factory=list, init=False)
+    _writes: Calls = field(init=False)
+    _reads: Calls = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Say how each kind of call is carried out."""
+        self._writes = Calls(self._writing, partial(commit_group, self._writer, self._path))
+        self._reads = Calls(self._reading, partial(read_group, self._reader, self._path))
 
     @classmethod
     def open(
@@ -103,14 +166,15 @@ class Database:
         :raise StorageFull: the disk is full; nothing of this was stored.
         :raise StorageFailed: the disk failed; nothing of this was stored.
         """
-        call = _Call(_bound(job, args, kwargs))
-        self._waiting.append(call)
-        self._next()
-        return outlasting(call.done, partial(self._withdraw, call))
+        return self._writes.add(_bound(job, args, kwargs))
 
     def read(self, job: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        """Run ``job(cursor, ...)`` on one snapshot of what is committed, and fire with its result."""
-        return self._reading.run(partial(_snapshot, self._reader, self._path, _bound(job, args, kwargs)))
+        """
+        Run ``job(cursor, ...)`` on one snapshot of what is committed, and fire with its result.
+
+        Calls that wait at the same time share a snapshot.
+        """
+        return self._reads.add(_bound(job, args, kwargs))
 
     def write_now(self, job: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do as `write`, blocking: before the store is open, when nothing else uses the database."""
@@ -131,41 +195,14 @@ class Database:
 
     def idle(self) -> Deferred[None]:
         """Fire when no write waits or runs."""
-        done: Deferred[None] = Deferred()
-        self._idle.append(done)
-        self._next()
-        return done
+        return self._writes.idle()
 
     async def close(self) -> None:
-        """Wait for all writes, and close.  Nothing may be called any more."""
-        await self.idle()
+        """Wait for all calls, and close.  Nothing may be called any more."""
+        await self._writes.idle()
+        await self._reads.idle()
         await self._reading.run(self._reader.close)
         await self._writing.run(self._writer.close)
-
-    def _withdraw(self, call: _Call) -> None:
-        if call in self._waiting:
-            self._waiting.remove(call)
-            call.done.cancel()
-
-    def _next(self) -> None:
-        if self._committing:
-            return
-        if self._waiting:
-            group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
-            self._committing = True
-            jobs = [call.job for call in group]
-            work = self._writing.run(commit_group, self._writer, self._path, jobs)
-            unawaited(work.addBoth(self._committed, group))
-        else:
-            idle, self._idle = self._idle, []
-            for done in idle:
-                done.callback(None)
-
-    def _committed(self, outcomes: list[Any] | Failure, group: list[_Call]) -> None:
-        self._committing = False
-        self._next()
-        for number, call in enumerate(group):
-            call.done.callback(outcomes if isinstance(outcomes, Failure) else outcomes[number])
 
 
 def _bound(job: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Cursor], T]:
@@ -241,7 +278,7 @@ def _claim(connection: Connection, path: Path, user: str) -> None:
         raise ForeignStore(str(path), str(owner))
 
 
-def commit_group(connection: Connection, path: Path, jobs: list[Callable[[Cursor], Any]]) -> list[Any]:
+def commit_group(connection: Connection, path: Path, jobs: list[Job]) -> list[Any]:
     """
     Run jobs in one transaction; blocks.
 
@@ -262,7 +299,7 @@ def commit_group(connection: Connection, path: Path, jobs: list[Callable[[Cursor
     return outcomes
 
 
-def _in_savepoint(connection: Connection, job: Callable[[Cursor], Any]) -> Any:
+def _in_savepoint(connection: Connection, job: Job) -> Any:
     connection.execute("SAVEPOINT call")
     try:
         result = job(connection.cursor())
@@ -275,7 +312,7 @@ def _in_savepoint(connection: Connection, job: Callable[[Cursor], Any]) -> Any:
     return result
 
 
-def _commit_one(connection: Connection, path: Path, job: Callable[[Cursor], Any]) -> Any:
+def _commit_one(connection: Connection, path: Path, job: Job) -> Any:
     try:
         connection.execute("BEGIN IMMEDIATE")
         result = job(connection.cursor())
@@ -284,6 +321,33 @@ def _commit_one(connection: Connection, path: Path, job: Callable[[Cursor], Any]
         _roll_back(connection)
         return Failure(_translated(error, path)) if isinstance(error, sqlcipher.Error) else Failure()
     return result
+
+
+def read_group(connection: Connection, path: Path, jobs: list[Job]) -> list[Any]:
+    """
+    Run jobs on one snapshot; blocks.
+
+    :return: for each job, its result or its `Failure`; of as many as `READING` leaves time for, and of one at least.
+    """
+    end = monotonic() + READING
+    outcomes: list[Any] = []
+    try:
+        connection.execute("BEGIN")
+        for job in jobs:
+            outcomes.append(_outcome(connection, path, job))
+            if monotonic() > end:
+                break
+        _roll_back(connection)
+    except sqlcipher.Error as error:
+        raise _translated(error, path) from None
+    return outcomes
+
+
+def _outcome(connection: Connection, path: Path, job: Job) -> Any:
+    try:
+        return job(connection.cursor())
+    except Exception as error:
+        return Failure(_translated(error, path)) if isinstance(error, sqlcipher.Error) else Failure()
 
 
 def _snapshot(connection: Connection, path: Path, job: Callable[[Cursor], T]) -> T:

@@ -1,14 +1,14 @@
 """
-Documents as rows: revisions, tombstones, the log of changes.
+Documents as rows: revisions, tombstones, conflicts, the log of changes.
 
 Functions of a cursor, run as jobs of the documents' `Database`.  Rules: docs/spec/documents.rst.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from os import urandom
+from typing import NamedTuple
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -17,18 +17,20 @@ from zope.interface import implementer
 from soledad.client.interfaces import IDocuments
 from soledad.client.local import references
 from soledad.client.local.database import Cursor, Database
+from soledad.client.local.indexes import Upkeep
+from soledad.client.local.rows import ALTERNATIVE, COLUMNS, decode_pointers, encode_pointers, from_row
 from soledad.errors import (
+    ConflictedDoc,
     DocumentAlreadyDeleted,
     DocumentDoesNotExist,
     DocumentTooBig,
     RevisionConflict,
 )
-from soledad.model import revision
+from soledad.model import conflict, revision
 from soledad.model.attachment import Pointer
+from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import ATTACHMENTS, BlobId, DocId, random_replica_id, random_transaction_id
-
-Pointers = Mapping[str, Pointer]
 
 #: SQLite takes this many parameters in a statement, at the very least.
 _PARAMETERS = 900
@@ -49,23 +51,31 @@ def put(cursor: Cursor, this_replica: str, document: Stored, limit: int | None =
     Store a revision that follows ``document.rev`` (empty: a new document, or one that was deleted).
 
     :raise DocumentTooBig: its text has more than ``limit`` bytes.
+    :raise ConflictedDoc: there are other versions, which have to be resolved first.
     :raise RevisionConflict: the stored revision is another one.
+    :raise TooManyKeys: it has too many keys for an index.
     """
-    _check_size(document, limit)
-    stored = _row(cursor, document.doc_id)
-    if stored is None:
-        if document.rev:
-            raise RevisionConflict(document.doc_id, document.rev, None)
-        return _write(cursor, this_replica, None, document)
-    row_id, rev, deleted = stored
-    if document.rev != rev and not (deleted and not document.rev):
-        raise RevisionConflict(document.doc_id, document.rev or None, rev)
-    return _write(cursor, this_replica, (row_id, rev), document)
+    (written,) = put_all(cursor, this_replica, [document], limit)
+    return written
 
 
 def put_all(cursor: Cursor, this_replica: str, documents: Sequence[Stored], limit: int | None = None) -> list[Written]:
     """Store several documents, all or none; see `put`."""
-    return [put(cursor, this_replica, document, limit) for document in documents]
+    with Upkeep(cursor) as upkeep:
+        return [_put(cursor, upkeep, this_replica, document, limit) for document in documents]
+
+
+def _put(cursor: Cursor, upkeep: Upkeep, this_replica: str, document: Stored, limit: int | None) -> Written:
+    _check_size(document, limit)
+    row = _row(cursor, document.doc_id)
+    if row is None:
+        if document.rev:
+            raise RevisionConflict(document.doc_id, document.rev, None)
+    elif row.has_conflicts:
+        raise ConflictedDoc(document.doc_id)
+    elif document.rev != row.rev and not (row.content is None and not document.rev):
+        raise RevisionConflict(document.doc_id, document.rev or None, row.rev)
+    return _write(cursor, upkeep, this_replica, row, document)
 
 
 def delete(cursor: Cursor, this_replica: str, doc_id: DocId, rev: str) -> Written:
@@ -75,16 +85,65 @@ def delete(cursor: Cursor, this_replica: str, doc_id: DocId, rev: str) -> Writte
     :raise DocumentDoesNotExist: there is no such document.
     :raise RevisionConflict: the stored revision is another one.
     :raise DocumentAlreadyDeleted: it is a tombstone already.
+    :raise ConflictedDoc: there are other versions, which have to be resolved first.
     """
-    stored = _row(cursor, doc_id)
-    if stored is None:
+    row = _row(cursor, doc_id)
+    if row is None:
         raise DocumentDoesNotExist(doc_id)
-    row_id, current, deleted = stored
-    if current != rev:
-        raise RevisionConflict(doc_id, rev or None, current)
-    if deleted:
+    if row.rev != rev:
+        raise RevisionConflict(doc_id, rev or None, row.rev)
+    if row.content is None:
         raise DocumentAlreadyDeleted(doc_id)
-    return _write(cursor, this_replica, (row_id, current), Stored(doc_id, rev))
+    if row.has_conflicts:
+        raise ConflictedDoc(doc_id)
+    with Upkeep(cursor) as upkeep:
+        return _write(cursor, upkeep, this_replica, row, Stored(doc_id, rev))
+
+
+def apply(cursor: Cursor, this_replica: str, incoming: Versions) -> Applied:
+    """
+    Join the versions of a document that another store has with those of this one; `soledad.model.conflict.merge`.
+
+    When nothing comes of it, nothing is written, not even to the log.
+    """
+    (applied,) = apply_all(cursor, this_replica, [incoming])
+    return applied
+
+
+def apply_all(cursor: Cursor, this_replica: str, incoming: Sequence[Versions]) -> list[Applied]:
+    """Apply the versions of several documents, all or none; see `apply`."""
+    with Upkeep(cursor) as upkeep:
+        return [_apply(cursor, upkeep, this_replica, versions) for versions in incoming]
+
+
+def _apply(cursor: Cursor, upkeep: Upkeep, this_replica: str, incoming: Versions) -> Applied:
+    before = get_versions(cursor, incoming.doc_id)
+    merged = conflict.merge(before, incoming, this_replica)
+    after, written = merged.versions, None
+    if before is None or not conflict.is_same_set(before, after):
+        row = _row(cursor, incoming.doc_id)
+        written = _store(cursor, upkeep, row, after.current, after.alternatives, ours=False)
+    goes_out = not conflict.is_same_set(after, incoming)
+    return Applied(merged.outcome, after, goes_out, merged.copied, written)
+
+
+def resolve(
+    cursor: Cursor, this_replica: str, document: Stored, revs: Collection[str], limit: int | None = None
+) -> Written:
+    """
+    Let a document be current in the place of the versions that have one of ``revs``; the others remain.
+
+    :raise DocumentTooBig: its text has more than ``limit`` bytes.
+    :raise DocumentDoesNotExist: there is no such document.
+    :raise RevisionConflict: the current revision is not among ``revs``.
+    """
+    _check_size(document, limit)
+    before = get_versions(cursor, document.doc_id)
+    if before is None:
+        raise DocumentDoesNotExist(document.doc_id)
+    after = conflict.resolve(before, document, revs, this_replica)
+    with Upkeep(cursor) as upkeep:
+        return _store(cursor, upkeep, _row(cursor, document.doc_id), after.current, after.alternatives)
 
 
 def get_many(cursor: Cursor, doc_ids: Sequence[DocId]) -> list[Stored]:
@@ -94,21 +153,33 @@ def get_many(cursor: Cursor, doc_ids: Sequence[DocId]) -> list[Stored]:
         some = doc_ids[start : start + _PARAMETERS]
         marks = ",".join("?" * len(some))
         for row in cursor.execute(f"{_SELECT} WHERE doc_id IN ({marks})", some):
-            found[row[0]] = _stored(row)
+            found[row[0]] = from_row(row)
     return [found[doc_id] for doc_id in doc_ids if doc_id in found]
 
 
 def get_all(cursor: Cursor, include_deleted: bool) -> tuple[int, list[Stored]]:
     """Return the generation, and all documents ordered by id."""
     condition = "" if include_deleted else "WHERE content IS NOT NULL"
-    stored = [_stored(row) for row in cursor.execute(f"{_SELECT} {condition} ORDER BY doc_id")]
+    stored = [from_row(row) for row in cursor.execute(f"{_SELECT} {condition} ORDER BY doc_id")]
     return generation(cursor)[0], stored
 
 
 def get_rev(cursor: Cursor, doc_id: DocId) -> str | None:
     """Return the stored revision of a document."""
-    stored = _row(cursor, doc_id)
-    return None if stored is None else stored[1]
+    row = _row(cursor, doc_id)
+    return None if row is None else row.rev
+
+
+def get_versions(cursor: Cursor, doc_id: DocId) -> Versions | None:
+    """Return all versions of a document."""
+    current = get_many(cursor, [doc_id])
+    return Versions(current[0], _alternatives(cursor, current[0])) if current else None
+
+
+def get_conflicts(cursor: Cursor, doc_id: DocId) -> list[Stored]:
+    """Return the current version and then the alternatives; nothing if there is no conflict."""
+    current = get_many(cursor, [doc_id])
+    return [*current, *_alternatives(cursor, current[0])] if current and current[0].has_conflicts else []
 
 
 def generation(cursor: Cursor) -> tuple[int, str]:
@@ -133,8 +204,9 @@ def pointers_to(cursor: Cursor, wanted: Set[BlobId]) -> list[Pointer]:
     """Return the pointers of all documents that lead to ``wanted`` blobs, each blob's once."""
     found: dict[BlobId, Pointer] = {}
     query = """
-        SELECT attachments FROM document WHERE doc_id IN
-            (SELECT doc_id FROM blob_refs WHERE namespace = ? AND blob_id = ?)
+        WITH referring AS (SELECT doc_id FROM blob_refs WHERE namespace = ? AND blob_id = ?)
+        SELECT attachments FROM document WHERE doc_id IN referring
+        UNION ALL SELECT attachments FROM alternative WHERE doc_id IN referring
     """
     for blob_id in wanted:
         for (text,) in cursor.execute(query, (ATTACHMENTS, blob_id)).fetchall():
@@ -143,31 +215,70 @@ def pointers_to(cursor: Cursor, wanted: Set[BlobId]) -> list[Pointer]:
     return list(found.values())
 
 
-_SELECT = "SELECT doc_id, rev, content, attachments FROM document"
+_SELECT = f"SELECT {COLUMNS} FROM document"
 
 
-def _row(cursor: Cursor, doc_id: DocId) -> tuple[int, str, bool] | None:
-    query = "SELECT id, rev, content IS NULL FROM document WHERE doc_id = ?"
+class _Row(NamedTuple):
+    """What a write has to know of the current version."""
+
+    id: int
+    rev: str
+    content: str | None
+    has_conflicts: int
+
+
+def _row(cursor: Cursor, doc_id: DocId) -> _Row | None:
+    query = """
+        SELECT id, rev, content, EXISTS (SELECT 1 FROM alternative WHERE alternative.doc_id = document.doc_id)
+        FROM document WHERE doc_id = ?
+    """
     row = cursor.execute(query, (doc_id,)).fetchone()
-    return None if row is None else (row[0], row[1], bool(row[2]))
+    return None if row is None else _Row(*row)
 
 
-def _write(cursor: Cursor, this_replica: str, stored: tuple[int, str] | None, document: Stored) -> Written:
-    pointers = encode_pointers(document.attachments)
-    if stored is None:
-        rev = revision.incremented(None, this_replica)
+def _alternatives(cursor: Cursor, current: Stored) -> list[Stored]:
+    if not current.has_conflicts:
+        return []
+    query = f"SELECT {ALTERNATIVE} FROM alternative WHERE doc_id = ? ORDER BY rev"
+    return [from_row(row) for row in cursor.execute(query, (current.doc_id,))]
+
+
+def _write(cursor: Cursor, upkeep: Upkeep, this_replica: str, row: _Row | None, document: Stored) -> Written:
+    """Store what follows the version in ``row``, which is the only one."""
+    rev = revision.incremented(None if row is None else row.rev, this_replica)
+    return _store(cursor, upkeep, row, Stored(document.doc_id, rev, document.content, document.attachments))
+
+
+def _store(
+    cursor: Cursor,
+    upkeep: Upkeep,
+    row: _Row | None,
+    current: Stored,
+    alternatives: Sequence[Stored] = (),
+    ours: bool = True,
+) -> Written:
+    """Let these be all versions of a document, and note that in the log, the indexes and the references."""
+    pointers = encode_pointers(current.attachments)
+    if row is None:
         query = "INSERT INTO document (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?)"
-        cursor.execute(query, (document.doc_id, rev, document.content, pointers))
+        cursor.execute(query, (current.doc_id, current.rev, current.content, pointers))
+        row_id, content = cursor.lastrowid, None
     else:
-        row_id, before = stored
-        rev = revision.incremented(before, this_replica)
         query = "UPDATE document SET rev = ?, content = ?, attachments = ? WHERE id = ?"
-        cursor.execute(query, (rev, document.content, pointers, row_id))
+        cursor.execute(query, (current.rev, current.content, pointers, row.id))
+        row_id, content = row.id, row.content
+    found_in = upkeep.reindex(row_id, content, current, ours)
+    if row is not None and row.has_conflicts:
+        cursor.execute("DELETE FROM alternative WHERE doc_id = ?", (current.doc_id,))
+    query = "INSERT INTO alternative (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?)"
+    for one in alternatives:
+        cursor.execute(query, (one.doc_id, one.rev, one.content, encode_pointers(one.attachments)))
     transaction = random_transaction_id(urandom(16))
     query = "INSERT INTO transaction_log (doc_id, transaction_id) VALUES (?, ?)"
-    cursor.execute(query, (document.doc_id, transaction))
-    blob_ids = [pointer.blob_id for pointer in document.attachments.values()]
-    return Written(rev, frozenset(references.replace(cursor, document.doc_id, rev, blob_ids)))
+    cursor.execute(query, (current.doc_id, transaction))
+    number = cursor.lastrowid
+    dropped = references.replace(cursor, current.doc_id, [current, *alternatives])
+    return Written(current.rev, frozenset(dropped), number, found_in, bool(alternatives))
 
 
 def _check_size(document: Stored, limit: int | None) -> None:
@@ -175,39 +286,6 @@ def _check_size(document: Stored, limit: int | None) -> None:
         size = len(document.content.encode())
         if size > limit:
             raise DocumentTooBig(size, limit)
-
-
-def _stored(row: tuple[str, str, str | None, str | None]) -> Stored:
-    doc_id, rev, content, pointers = row
-    return Stored(DocId(doc_id), rev, content, decode_pointers(pointers))
-
-
-def encode_pointers(pointers: Pointers) -> str | None:
-    """Return pointers as JSON text; `None` for none."""
-    if not pointers:
-        return None
-    return json.dumps(
-        {
-            name: {
-                "blob_id": pointer.blob_id,
-                "length": pointer.length,
-                "content_type": pointer.content_type,
-                "commitment": pointer.commitment.hex(),
-            }
-            for name, pointer in sorted(pointers.items())
-        }
-    )
-
-
-def decode_pointers(text: str | None) -> dict[str, Pointer]:
-    """Read what `encode_pointers` wrote."""
-    values = {} if text is None else json.loads(text)
-    return {
-        name: Pointer(
-            BlobId(value["blob_id"]), value["length"], value["content_type"], bytes.fromhex(value["commitment"])
-        )
-        for name, value in values.items()
-    }
 
 
 @implementer(IDocuments)
@@ -225,6 +303,18 @@ class LocalDocuments:
     def delete(self, doc_id: DocId, rev: str) -> Deferred[Written]:
         """See `IDocuments`."""
         return self.database.write(delete, self._replica, doc_id, rev)
+
+    def apply_all(self, incoming: Sequence[Versions]) -> Deferred[list[Applied]]:
+        """See `IDocuments`."""
+        return self.database.write(apply_all, self._replica, incoming)
+
+    def resolve(self, document: Stored, revs: Collection[str], limit: int | None) -> Deferred[Written]:
+        """See `IDocuments`."""
+        return self.database.write(resolve, self._replica, document, revs, limit)
+
+    def get_conflicts(self, doc_id: DocId) -> Deferred[list[Stored]]:
+        """See `IDocuments`."""
+        return self.database.read(get_conflicts, doc_id)
 
     def get_many(self, doc_ids: Sequence[DocId]) -> Deferred[list[Stored]]:
         """See `IDocuments`."""

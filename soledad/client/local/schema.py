@@ -35,6 +35,25 @@ DOCUMENTS = (
     ) WITHOUT ROWID;
     CREATE INDEX blob_refs_by_blob ON blob_refs (namespace, blob_id);
     """,
+    """
+    CREATE TABLE query_index (                  -- each has a table of its own: index_<id> or text_<id>
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        kind TEXT NOT NULL,                     -- keys, text
+        name TEXT NOT NULL,
+        definition TEXT NOT NULL,               -- JSON: a list of expressions
+        UNIQUE (kind, name)
+    );
+    """,
+    """
+    CREATE TABLE alternative (                  -- the versions of documents in conflict, beside the current ones
+        id INTEGER PRIMARY KEY,
+        doc_id TEXT NOT NULL,
+        rev TEXT NOT NULL,
+        content TEXT,                           -- as in document
+        attachments TEXT
+    );
+    CREATE INDEX alternative_by_document ON alternative (doc_id, rev);
+    """,
 )
 
 BLOBS = (

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from attrs import define
 
-from soledad.client.local import blobs, documents, references
+from soledad.client.local import blobs, documents, indexes, references
 from soledad.client.local.blobs import LocalBlobs
 from soledad.client.local.database import Database
 from soledad.client.local.documents import LocalDocuments
 from soledad.client.local.files import BlobFiles
 from soledad.client.local.keyring import StoreLock, change_passphrase, database_paths, lock_path, open_keyring
+from soledad.client.local.queries import LocalQueries
 from soledad.client.local.schema import BLOBS, BLOBS_PAGE, DOCUMENTS, DOCUMENTS_PAGE
 from soledad.crypto.container import KeyMaterial, Keys
 from soledad.crypto.kdf import Database as KeyOf
@@ -66,6 +67,7 @@ class LocalStore:
     lock: StoreLock
     keyring: OpenKeyring
     documents: LocalDocuments
+    queries: LocalQueries
     blobs: LocalBlobs
 
     @classmethod
@@ -91,11 +93,14 @@ class LocalStore:
             files.prepare()
             documents_database, blobs_database = databases
             replica = documents_database.write_now(documents.replica)
+            if not documents_database.read_now(indexes.up_to_date):
+                documents_database.write_now(indexes.refresh)
             store = cls(
                 folder,
                 lock,
                 keyring,
                 LocalDocuments(documents_database, replica),
+                LocalQueries(documents_database),
                 LocalBlobs(blobs_database, files, workers.files),
             )
             store.reconcile()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import sqlcipher3.dbapi2 as sqlcipher
 from twisted.trial.unittest import SynchronousTestCase
 
-from soledad.client.local import documents, references
+from soledad.client.local import documents, references, rows
 from soledad.client.local.database import Connection
 from soledad.client.local.schema import DOCUMENTS
 from soledad.errors import (
@@ -149,7 +149,7 @@ class PutTests(DocumentsTestCase):
     def test_any_name(self) -> None:
         """A name and a content type may be any text."""
         pointers = {'"ä\n\\': Pointer(BLOB, 2**60, 'a/b; c="d"', bytes(range(32))), "": Pointer(BLOB_2, 0, None, b"")}
-        self.assertEqual(documents.decode_pointers(documents.encode_pointers(pointers)), pointers)
+        self.assertEqual(rows.decode_pointers(rows.encode_pointers(pointers)), pointers)
 
 
 class DeleteTests(DocumentsTestCase):
@@ -158,7 +158,7 @@ class DeleteTests(DocumentsTestCase):
     def test_delete(self) -> None:
         """A tombstone has a revision and an entry in the log, no content, no attachments and no references."""
         rev = self.put(blobs=[BLOB]).rev
-        self.assertEqual(self.delete(rev=rev), Written(f"{REPLICA}:2", frozenset({BLOB})))
+        self.assertEqual(self.delete(rev=rev), Written(f"{REPLICA}:2", frozenset({BLOB}), 2))
         self.assertEqual(self.get(), Stored(DOC, f"{REPLICA}:2", None, {}))
         self.assertEqual(self.generation(), 2)
         self.assertEqual(references.referenced(self.cursor), set())
@@ -262,10 +262,10 @@ class LogTests(DocumentsTestCase):
         self.put()
         self.put(OTHER)
         self.delete(rev=f"{REPLICA}:1")
-        rows = self.cursor.execute("SELECT generation, doc_id, transaction_id FROM transaction_log").fetchall()
-        self.assertEqual([row[:2] for row in rows], [(1, DOC), (2, OTHER), (3, DOC)])
-        self.assertEqual(len({row[2] for row in rows}), 3)
-        for row in rows:
+        found = self.cursor.execute("SELECT generation, doc_id, transaction_id FROM transaction_log").fetchall()
+        self.assertEqual([row[:2] for row in found], [(1, DOC), (2, OTHER), (3, DOC)])
+        self.assertEqual(len({row[2] for row in found}), 3)
+        for row in found:
             self.assertRegex(row[2], r"\AT-[0-9a-f]{32}\Z")
 
     def test_whats_changed(self) -> None:
@@ -304,7 +304,10 @@ class PlanTests(DocumentsTestCase):
     def test_search(self) -> None:
         """What a put does is answered by indexes."""
         queries = {
-            "SELECT id, rev, content IS NULL FROM document WHERE doc_id = ?": 1,
+            f"SELECT {rows.COLUMNS} FROM document WHERE doc_id = ?": 1,
+            "SELECT 1 FROM alternative WHERE doc_id = ?": 1,
+            "SELECT content FROM alternative WHERE doc_id = ? ORDER BY rev": 1,
+            "DELETE FROM alternative WHERE doc_id = ?": 1,
             "SELECT blob_id FROM blob_refs WHERE doc_id = ?": 1,
             "DELETE FROM blob_refs WHERE doc_id = ?": 1,
             "SELECT 1 FROM blob_refs WHERE namespace = ? AND blob_id = ? LIMIT 1": 2,
