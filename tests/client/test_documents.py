@@ -397,13 +397,13 @@ class SizeTests(SoledadTestCase):
 def hold_writes(test: SoledadTestCase) -> HeldWorker:
     """Let writes of documents wait until the test lets them go; closing the store lets them go too."""
     worker = HeldWorker()
-    database = test.store._local.documents.database
-    original = database._writing
+    writes = test.store._local.documents.database._writes
+    original = writes._worker
 
     def release() -> None:
         worker.drain()
-        database._writing = original
+        writes._worker = original
 
-    database._writing = worker
+    writes._worker = worker
     test.addCleanup(release)
     return worker
