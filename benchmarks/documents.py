@@ -20,7 +20,7 @@ from benchmarks.results import Result, Times, counted
 from benchmarks.workbench import Subject, measure
 from soledad.client.api import Soledad, open_store
 from soledad.client.document import Document
-from soledad.client.local import indexes, queries, schema
+from soledad.client.local import indexes, queries, rows, schema
 from soledad.client.local.database import Connection, connect
 from soledad.client.local.store import Workers
 from soledad.crypto.kdf import Database as KeyOf
@@ -83,7 +83,7 @@ class DocumentSpeed:
 
     async def put_docs(self) -> list[Result]:
         """Row 8: many documents at once."""
-        rows: dict[str, list[tuple[Any, ...]]] = {}
+        stored: dict[str, list[tuple[Any, ...]]] = {}
         state: dict[str, Any] = {}
 
         async def fresh() -> None:
@@ -94,8 +94,8 @@ class DocumentSpeed:
             await state["store"].put_docs(state["docs"])
 
         async def close() -> None:
-            if not rows:
-                rows.update(_rows(self._raw(state["store"]), [doc.doc_id for doc in state["docs"]]))
+            if not stored:
+                stored.update(_rows(self._raw(state["store"]), [doc.doc_id for doc in state["docs"]]))
             await state["store"].close()
 
         async def make() -> None:
@@ -111,7 +111,7 @@ class DocumentSpeed:
                 )
 
         async def insert() -> None:
-            _insert(state["raw"], rows)
+            _insert(state["raw"], stored)
 
         async def end() -> None:
             state["raw"].close()
@@ -197,7 +197,7 @@ async def _in_flight(calls: Sequence[Callable[[], Deferred[Any]]]) -> None:
 
 def _point(ids: Sequence[str]) -> tuple[str, tuple[Any, ...], SQL]:
     doc_id = random.choice(ids)
-    return "get_doc", (doc_id,), (f"SELECT {queries.COLUMNS} FROM document WHERE doc_id IN (?)", (doc_id,))
+    return "get_doc", (doc_id,), (f"SELECT {rows.COLUMNS} FROM document WHERE doc_id IN (?)", (doc_id,))
 
 
 def _indexed(raw: Connection, name: str, choose: Callable[[], tuple[str, ...]]) -> tuple[str, tuple[Any, ...], SQL]:
