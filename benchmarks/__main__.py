@@ -17,6 +17,7 @@ from typing import Any
 from twisted.internet import task
 
 from benchmarks import load
+from benchmarks.documents import DOCUMENTS, PUT, DocumentSpeed
 from benchmarks.load import PLAIN_STEPS, Scenario
 from benchmarks.results import MIB, Result, as_rst, as_text
 from benchmarks.speed import Speed
@@ -39,8 +40,11 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("--size", type=_size, default=_size("1GiB"), help="of the attachment (default: 1GiB)")
     parser.add_argument("--large", type=_size, default=_size("5GiB"), help="of the largest (default: 5GiB; 0: none)")
+    parser.add_argument("--documents", type=int, default=DOCUMENTS, help="that queries are asked of")
     parser.add_argument("--rounds", type=int, default=5, help="of each comparison (default: 5)")
-    parser.add_argument("--rows", default="1,2,3,4,6", help="what to measure (default: 1,2,3,4,6); 6 is 7 too")
+    parser.add_argument(
+        "--rows", default="1,2,3,4,6,8", help="what to measure (default: 1,2,3,4,6,8); 6 is 7 too, 8 is 9 and queries"
+    )
     parser.add_argument("--folder", type=Path, help="where the files are (default: the system's for temporary ones)")
     parser.add_argument("--rst", type=Path, metavar="FILE", help="write the table there, too")
     parser.add_argument("--quick", action="store_true", help="64 MiB, one round: do the measurements work?")
@@ -52,12 +56,16 @@ async def main(reactor: Any, *arguments: str) -> None:
     """Measure."""
     options = _parser().parse_args(arguments)
     if options.quick:
-        options.size, options.large, options.rounds = _size("64MiB"), 0, 1
+        options.size, options.large, options.rounds, options.documents = _size("64MiB"), 0, 1, PUT
     with TemporaryDirectory(prefix="soledad-bench-", dir=options.folder) as name:
         folder, rows = Path(name), options.rows.split(",")
-        results = await _compare(reactor, folder, rows, options)
+        results = await _compare(reactor, folder, rows, options) if {"1", "2", "3", "4"} & set(rows) else []
         if "6" in rows or "7" in rows:
             results += _load(folder, options)
+        if "8" in rows or "9" in rows:
+            _say("documents ...")
+            speed = DocumentSpeed(_folder(folder / "documents"), options.rounds, options.documents, reactor)
+            results += await speed.run()
     print(as_text(results))
     if options.rst is not None:
         options.rst.write_text(as_rst(results, _remarks(options)))

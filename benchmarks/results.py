@@ -24,6 +24,10 @@ class Times:
         """Return the speed of the median round, for ``size`` bytes."""
         return f"{size / MIB / median(self.seconds):,.0f} MiB/s"
 
+    def rate(self, count: int) -> str:
+        """Return how many per second the median round did, of ``count`` things."""
+        return f"{count / median(self.seconds):,.0f}/s"
+
 
 @frozen
 class Result:
@@ -45,19 +49,28 @@ class Result:
 
 def compared(row: str, size: int, subject: Times, reference: Times, target: float) -> Result:
     """
-    Say how much faster than its reference a subject is.
+    Say how much faster than its reference a subject is, with so many bytes.
 
     Rounds are compared pair by pair: what slows the machine down for a while slows both.
 
     :param target: how many times as fast as the reference it must be.
     """
+    return _compared(row, subject, reference, target, (subject.speed(size), reference.speed(size)))
+
+
+def counted(row: str, count: int, subject: Times, reference: Times, target: float) -> Result:
+    """Do as `compared`, with so many things."""
+    return _compared(row, subject, reference, target, (subject.rate(count), reference.rate(count)))
+
+
+def _compared(row: str, subject: Times, reference: Times, target: float, speeds: tuple[str, str]) -> Result:
     ratios = [beside / own for own, beside in zip(subject.seconds, reference.seconds, strict=True)]
     ratio = median(ratios)
     return Result(
         row,
         subject.name,
-        subject.speed(size),
-        f"{reference.name}: {reference.speed(size)}",
+        speeds[0],
+        f"{reference.name}: {speeds[1]}",
         f"{ratio:.2f} ({min(ratios):.2f} - {max(ratios):.2f})",
         f"at least {target:.1f}",
         ratio >= target,

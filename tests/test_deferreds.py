@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from threading import Event, get_ident
 from typing import Any, cast
+from weakref import ref
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -95,6 +97,23 @@ class OutlastingTests(SynchronousTestCase):
         self.assertNoResult(waiting)
         work.callback(2)
         self.assertEqual(self.successResultOf(waiting), 2)
+
+    def test_nothing_left(self) -> None:
+        """When it has fired, nothing keeps the result but who has it: no cycle waits for the garbage collector."""
+        self.addCleanup(gc.enable)
+        gc.disable()
+        result = Vanishing()
+        seen = ref(result)
+        work: Deferred[Vanishing] = Deferred()
+        waiting = outlasting(work, self.stop)
+        work.callback(result)
+        self.successResultOf(waiting)
+        del result, work, waiting
+        self.assertIsNone(seen())
+
+
+class Vanishing:
+    """A result that can be seen to go."""
 
 
 class GatherTests(SynchronousTestCase):

@@ -127,6 +127,22 @@ class PageTests(Running):
         self.provide("hackers.txt", 17)
         await self.run_script(script_of((CHECKOUT / "README.rst").read_text("utf-8")), "README.rst")
 
+    async def test_queries(self) -> None:
+        """What the page on queries shows runs, and finds what it says."""
+        page = (DOCS / "queries.rst").read_text("utf-8")
+        store = make_store(self)
+        scope: dict[str, Any] = {"soledad": store, "typed": "ada"}
+        for block in blocks(page, "python"):
+            exec("async def run():\n" + textwrap.indent(block, "    "), scope)
+            await scope["run"]()
+            # What a block imports is there for those behind it.
+            exec("\n".join(line for line in block.splitlines() if line.startswith("from ")), scope)
+        self.assertEqual(len(await store.get_from_index("contacts", "ada", "London")), 1)
+        self.assertEqual(await store.get_index_keys("by-tag"), [("mathematics",), ("poetry",)])
+        self.assertEqual(await store.get_index_keys("by-age"), [("036",)])
+        for query in ("cafe creme", '"creme was" go*', "receipt"):
+            self.assertEqual(len(await store.search("notes", query)), 1)
+
     async def test_conflicts(self) -> None:
         """What the page on conflicts shows settles one, keeps a photo, and observes."""
         look, settle, link, observe = blocks((DOCS / "conflicts.rst").read_text("utf-8"), "python")

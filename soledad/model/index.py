@@ -167,6 +167,9 @@ def keys(terms: Sequence[Term], content: Content) -> list[Key]:
     :raise TooManyKeys: there are more than `MAX_KEYS`.
     """
     columns = [texts(term, content) for term in terms]
+    if len(columns) == 1 and len(columns[0]) == 1:
+        # What most documents have.
+        return [(columns[0][0],)]
     number = prod(map(len, columns))
     if number > MAX_KEYS:
         raise TooManyKeys(number, MAX_KEYS)
@@ -175,7 +178,10 @@ def keys(terms: Sequence[Term], content: Content) -> list[Key]:
 
 def texts(term: Term, content: Content) -> list[str]:
     """Return the texts that a term gives, each once."""
-    return list(dict.fromkeys(value for value in _values(term, content) if isinstance(value, str)))
+    values = _values(term, content)
+    if len(values) == 1:
+        return [value for value in values if isinstance(value, str)]
+    return list(dict.fromkeys(value for value in values if isinstance(value, str)))
 
 
 def padded(number: int, width: int) -> str:
@@ -193,7 +199,9 @@ _COMPLEMENT = str.maketrans("0123456789", "9876543210")
 def _values(term: Term, content: Content) -> list[Scalar]:
     if isinstance(term, Field):
         return _found(content, term.path)
-    inner = [value for one in term.terms for value in _values(one, content)]
+    inner = _values(term.terms[0], content)
+    for other in term.terms[1:]:
+        inner = inner + _values(other, content)
     return _OPERATIONS[term.op](inner, term.width)
 
 
@@ -201,6 +209,8 @@ def _found(value: Any, path: tuple[str, ...]) -> list[Scalar]:
     if not isinstance(value, dict):
         return []
     found, rest = value.get(path[0]), path[1:]
+    if isinstance(found, str):
+        return [] if rest else [found]
     items = found if isinstance(found, list) else [found]
     if rest:
         return [scalar for item in items for scalar in _found(item, rest)]

@@ -277,7 +277,9 @@ def _store(
     query = "INSERT INTO transaction_log (doc_id, transaction_id) VALUES (?, ?)"
     cursor.execute(query, (current.doc_id, transaction))
     number = cursor.lastrowid
-    dropped = references.replace(cursor, current.doc_id, [current, *alternatives])
+    dropped: Set[BlobId] = frozenset()
+    if row is not None or current.attachments or alternatives:
+        dropped = references.replace(cursor, current.doc_id, [current, *alternatives])
     return Written(current.rev, frozenset(dropped), number, found_in, bool(alternatives))
 
 

@@ -189,12 +189,14 @@ class Upkeep:
             if one.kind is Kind.TEXT:
                 text.replace(self._cursor, one.table, one.terms, row_id, content, after.attachments)
                 continue
-            was = _keys_if_allowed(one, after.doc_id, old)
+            was = [] if old is None else _keys_if_allowed(one, after.doc_id, old)
             becomes = was
             if content is not old:
                 becomes = _keys(one, after.doc_id, content) if ours else _keys_if_allowed(one, after.doc_id, content)
-                rows.update(((*key, after.doc_id), False) for key in was)
-                rows.update(((*key, after.doc_id), True) for key in becomes)
+                for key in was:
+                    rows[*key, after.doc_id] = False
+                for key in becomes:
+                    rows[*key, after.doc_id] = True
             if was or becomes:
                 names.append(one.name)
         return frozenset(names)

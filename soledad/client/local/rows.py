@@ -43,10 +43,11 @@ def encode_pointers(pointers: Mapping[str, Pointer]) -> str | None:
 
 def decode_pointers(text: str | None) -> dict[str, Pointer]:
     """Read what `encode_pointers` wrote."""
-    values = {} if text is None else json.loads(text)
+    if text is None:
+        return {}
     return {
         name: Pointer(
             BlobId(value["blob_id"]), value["length"], value["content_type"], bytes.fromhex(value["commitment"])
         )
-        for name, value in values.items()
+        for name, value in json.loads(text).items()
     }

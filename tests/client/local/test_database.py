@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from stat import S_IMODE
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from soledad.client.local import database as database_module
 from soledad.client.local.database import APPLICATION_ID, GROUP, Cursor, Database
 from soledad.client.local.schema import BLOBS, BLOBS_PAGE, DOCUMENTS, DOCUMENTS_PAGE
 from soledad.deferreds import InPlace, unawaited
@@ -376,6 +378,32 @@ class CommitTests(DatabaseTestCase):
         self.assertEqual(self.open().read_now(values), [0, 1, 2])
 
 
+class SoonWorker(HeldWorker):
+    """A worker whose reports wait as they do with a reactor."""
+
+    soon: Callable[..., object] | None = None
+
+    def report(self, call: Callable[..., object], *args: object) -> None:
+        """See `Worker.report`."""
+        self.soon = call
+
+
+class SoonTests(DatabaseTestCase):
+    """Calls that are made in one go."""
+
+    def test_first_of_many(self) -> None:
+        """Already the first ones share a commit."""
+        worker = SoonWorker()
+        database = self.open(worker)
+        writes = [database.write(add, number) for number in range(3)]
+        self.assertEqual(worker.waiting, 0)
+        assert worker.soon is not None
+        worker.soon()
+        worker.step()
+        self.assertEqual([self.successResultOf(write) for write in writes], [1, 2, 3])
+        self.assertEqual(worker.waiting, 0)
+
+
 class ReadingTests(DatabaseTestCase):
     """What readers see."""
 
@@ -391,6 +419,71 @@ class ReadingTests(DatabaseTestCase):
 
         self.assertEqual(self.successResultOf(database.read(twice)), [[1], [1]])
         self.assertEqual(self.successResultOf(database.read(values)), [1, 2])
+
+    def together(self, *jobs: Callable[[Cursor], object]) -> tuple[HeldWorker, list[Deferred[object]]]:
+        """Ask for several reads while one is under way; return the worker, and the Deferreds of the others."""
+        worker = HeldWorker()
+        database = Database.open(self.path, KEY, "user", SCHEMA, 4096, (InPlace(), worker))
+        self.addCleanup(database.abandon)
+        self.database = database
+        first = database.read(values)
+        reads = [database.read(job) for job in jobs]
+        worker.step()
+        self.successResultOf(first)
+        return worker, reads
+
+    def test_together(self) -> None:
+        """Reads that wait at the same time share a snapshot; one that fails does so alone."""
+        seen: list[object] = []
+
+        def look(cursor: Cursor) -> list[object]:
+            self.database.write_now(add, len(seen))
+            seen.append(None)
+            return values(cursor)
+
+        worker, reads = self.together(look, lambda cursor: 1 / 0, lambda cursor: add(cursor, 9), look)
+        worker.step()
+        before = self.successResultOf(reads[0])
+        self.failureResultOf(reads[1], ZeroDivisionError)
+        self.failureResultOf(reads[2], StorageFailed)
+        self.assertEqual(self.successResultOf(reads[3]), before)
+        self.assertEqual(self.database.read_now(values), [0, 1])
+
+    def test_long(self) -> None:
+        """A read that takes long does not hold up the answers of those before it; those behind it come next."""
+        self.patch(database_module, "READING", 0.0)
+        worker, reads = self.together(values, values, values)
+        for done in range(3):
+            self.assertEqual([read.called for read in reads], [number < done for number in range(3)])
+            worker.step()
+        for read in reads:
+            self.assertEqual(self.successResultOf(read), [])
+
+    def test_cancelled(self) -> None:
+        """A read that is cancelled while it waits never happens."""
+        ran: list[int] = []
+        worker, (one, other) = self.together(lambda cursor: ran.append(1), lambda cursor: ran.append(2))
+        other.cancel()
+        self.assertNoResult(other)
+        worker.drain()
+        self.successResultOf(one)
+        self.successResultOf(other)
+        third = self.database.read(lambda cursor: ran.append(3))
+        fourth = self.database.read(lambda cursor: ran.append(4))
+        fourth.cancel()
+        self.failureResultOf(fourth, CancelledError)
+        worker.drain()
+        self.successResultOf(third)
+        self.assertEqual(ran, [1, 2, 3])
+
+    def test_close_waits(self) -> None:
+        """Closing waits for reads that were asked for."""
+        worker, reads = self.together(values)
+        closing = Deferred.fromCoroutine(self.database.close())
+        self.assertNoResult(closing)
+        worker.drain()
+        self.assertEqual(self.successResultOf(reads[0]), [])
+        self.successResultOf(closing)
 
     def test_only_reads(self) -> None:
         """A reader cannot write."""

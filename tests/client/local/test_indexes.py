@@ -9,6 +9,7 @@ from soledad.client.local import documents, indexes
 from soledad.client.local.database import Cursor
 from soledad.client.local.indexes import Kind
 from soledad.errors import IndexDoesNotExist, IndexNameTakenError, TooManyKeys
+from soledad.model import index
 from soledad.model.document import Stored
 from soledad.model.ids import DocId
 from tests.client.local.test_documents import DOC, OTHER, REPLICA, DocumentsTestCase
@@ -242,7 +243,7 @@ class RulesTests(IndexesTestCase):
         self.assertEqual(self.rows(), [("of another Unicode", "d")])
         self.cursor.execute("UPDATE meta SET value = '1 1.0.0' WHERE key = 'indexed'")
         self.assertFalse(indexes.up_to_date(self.cursor))
-        self.patch(indexes.index, "MAX_KEYS", 2)
+        self.patch(index, "MAX_KEYS", 2)
         self.cursor.execute(
             'INSERT INTO document (doc_id, rev, content) VALUES (\'e\', \'b:1\', \'{"a": ["1", "2", "3"]}\')'
         )

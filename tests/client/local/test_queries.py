@@ -124,7 +124,7 @@ class QueriesTestCase(IndexesTestCase):
         for doc_id, (a, b) in DOCUMENTS.items():
             self.save(doc_id, {"a": a, "b": b})
 
-    def get(self, name: str, start: Any, end: Any, some: Slice = index.ALL) -> list[str]:
+    def find(self, name: str, start: Any, end: Any, some: Slice = index.ALL) -> list[str]:
         """Return the ids of a range."""
         return [stored.doc_id for stored in queries.get_range(self.cursor, name, start, end, some)]
 
@@ -139,25 +139,25 @@ class AnswerTests(QueriesTestCase):
     def test_one_column(self) -> None:
         """Each value has the answer that stands beside it, and the count agrees."""
         for what, (value, expected) in ONE_COLUMN.items():
-            self.assertEqual(self.get("one", [value], [value]), expected, what)
+            self.assertEqual(self.find("one", [value], [value]), expected, what)
             self.assertEqual(queries.count(self.cursor, "one", [value], [value]), len(expected), what)
 
     def test_two_columns(self) -> None:
         """Two values have the answer that stands beside them, and the count agrees."""
         for what, (values, expected) in TWO_COLUMNS.items():
-            self.assertEqual(self.get("two", values, values), expected, what)
+            self.assertEqual(self.find("two", values, values), expected, what)
             self.assertEqual(queries.count(self.cursor, "two", values, values), len(expected), what)
 
     def test_ranges(self) -> None:
         """Two bounds have the answer that stands beside them."""
         for what, (start, end, expected) in RANGES.items():
-            self.assertEqual(self.get("one", start, end), expected, what)
+            self.assertEqual(self.find("one", start, end), expected, what)
             self.assertEqual(queries.count(self.cursor, "one", start, end), len(expected), what)
 
     def test_tuples(self) -> None:
         """Bounds of two columns are compared as tuples."""
         for what, (start, end, expected) in TUPLES.items():
-            self.assertEqual(self.get("two", start, end), expected, what)
+            self.assertEqual(self.find("two", start, end), expected, what)
 
     def test_whole_documents(self) -> None:
         """An answer has all of a document."""
@@ -171,11 +171,11 @@ class AnswerTests(QueriesTestCase):
     def test_slices(self) -> None:
         """Limit and offset count documents, not keys, for every kind of query."""
         for values in (("*", "*"), ("apple", "*"), ("apple", "red")):
-            everything = self.get("two", values, values)
+            everything = self.find("two", values, values)
             for offset in range(len(everything) + 2):
                 for limit in (None, 0, 1, 2, 99):
                     end = None if limit is None else offset + limit
-                    some = self.get("two", values, values, Slice(limit, offset))
+                    some = self.find("two", values, values, Slice(limit, offset))
                     self.assertEqual(some, everything[offset:end], (values, offset, limit))
 
     def test_keys(self) -> None:
@@ -204,9 +204,9 @@ class AnswerTests(QueriesTestCase):
     def test_texts_as_values(self) -> None:
         """Whatever a value is, it is only a value."""
         for value in ("' OR 1 = 1 --", '"', "a\0b", "'; DROP TABLE document; --"):
-            self.assertEqual(self.get("one", value, value), [])
+            self.assertEqual(self.find("one", value, value), [])
             self.save(f"x{ord(value[0])}{len(value)}", {"a": value})
-            self.assertEqual(len(self.get("one", Exact(value), Exact(value))), 1)
+            self.assertEqual(len(self.find("one", Exact(value), Exact(value))), 1)
 
 
 class PlanTests(QueriesTestCase):

@@ -1,0 +1,1 @@
+Queries: `create_index` and its companions find documents by fields, operations on them, wildcards and ranges, ordered and in slices; `create_text_index` and `search` find them by words, the names of their attachments included. All of it is kept inside of the encrypted database, in the transactions that write the documents.
