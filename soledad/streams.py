@@ -25,11 +25,11 @@ from soledad.errors import ConnectionFailed, WrongLength
 #: Bytes that are read at a time, and the least when buffers are scarce.  Each time threads have to be woken.
 PIECE, LEAST = 2 * 1024 * 1024, 16 * 1024
 #: The part of what is left of a budget that a stream may read next.
-SHARE = 4
+SHARE = 3
 #: A consumer asks its producer to pause above HIGH bytes that wait to be handled, or less when buffers are scarce.
 HIGH = PIECE
 #: Bytes that all streams together may hold before each of them gets less.
-BUDGET = 10 * 1024 * 1024
+BUDGET = 8 * 1024 * 1024
 #: Seconds between two reports of progress.
 REPORT_INTERVAL = 0.1
 

@@ -41,7 +41,7 @@ from soledad.server.streaming import StreamingSite
 from soledad.streams import Budget
 
 #: Bytes that all transfers of a process may hold; answers that wait in the sockets come to about as much again.
-BUFFERS = 8 * 1024 * 1024
+BUFFERS = 6 * 1024 * 1024
 #: Threads for reading the index, and for files.
 READERS, FILE_THREADS = 4, 8
 #: Seconds between two rounds of tidying up.

@@ -25,7 +25,7 @@ from soledad.deferreds import unawaited
 from soledad.errors import TransferTimeout, UnexpectedAnswer, WrongLength
 
 #: Bytes that are read from a socket at a time; and those of a body that wait there when its source is to pause.
-READ_SIZE, WRITE_BUFFER = 1024 * 1024, 64 * 1024
+READ_SIZE, WRITE_BUFFER = 512 * 1024, 64 * 1024
 #: The longest head of an answer, in bytes.
 HEAD_LIMIT = 64 * 1024
 #: Fewer bytes than these in a time-out's span are standing still.
