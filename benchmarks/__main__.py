@@ -108,7 +108,9 @@ def _scenarios(folder: Path, options: Namespace) -> Iterator[Scenario]:
     yield Scenario(16, options.size // 16)
     yield Scenario(64, options.size // 16)
     yield Scenario(64, options.size // 16, PLAIN_STEPS)
-    if options.large and disk_usage(folder).free > _COPIES * options.large:
+    if disk_usage(folder).free < _COPIES * options.large:
+        _say(f"no room for {options.large // MIB:,} MiB: left out")
+    elif options.large:
         yield Scenario(1, options.large, ("put", "upload"))
 
 

@@ -11,7 +11,7 @@ from twisted.web.client import HTTPConnectionPool
 from benchmarks.references import PlainClient, insert_rows, open_chunks, seal_chunks
 from benchmarks.results import MIB, Result, compared
 from benchmarks.server import USER
-from benchmarks.workbench import Nowhere, Subject, Workbench, measure
+from benchmarks.workbench import Nowhere, Subject, Workbench, measure, warm
 from soledad.client.document import Document
 from soledad.model.ids import ATTACHMENTS, BlobId
 from soledad.wire.routes import BlobRoute
@@ -55,6 +55,7 @@ class Speed:
 
         async def make_rows() -> None:
             rows.mkdir()
+            await warm(self.source)()
 
         async def remove_rows() -> None:
             for path in rows.iterdir():
@@ -64,13 +65,14 @@ class Speed:
         put, sealing, inserting = await measure(
             self.rounds,
             self._putting(),
-            Subject("chunks to a file, fsync", seal, after=remove_chunks),
+            Subject("chunks to a file, fsync", seal, warm(self.source), remove_chunks),
             Subject("256 KiB rows, SQLCipher", insert, before=make_rows, after=remove_rows),
         )
         return [compared("1a", self.size, put, sealing, 0.7), compared("1b", self.size, put, inserting, 3.0)]
 
     def _putting(self) -> Subject:
         async def before() -> None:
+            await warm(self.source)()
             self._doc = await self.bench.soledad.create_doc({})
 
         async def run() -> None:
@@ -107,9 +109,9 @@ class Speed:
 
         reading, writing, raw = await measure(
             self.rounds,
-            Subject("get_attachment, read(1 MiB)", read),
-            Subject("write_attachment_to", write),
-            Subject("reading and opening chunks", open_raw),
+            Subject("get_attachment, read(1 MiB)", read, warm(self.bench.sealed)),
+            Subject("write_attachment_to", write, warm(self.bench.sealed)),
+            Subject("reading and opening chunks", open_raw, warm(chunks)),
         )
         chunks.unlink()
         self.bench.newest_sealed().unlink()
@@ -157,6 +159,7 @@ class Speed:
 
         async def forget() -> None:
             await self.bench.lose_files()
+            await warm(self.bench.folder / "server")()
             self._doc = await self.bench.soledad.get_doc(doc_id)
 
         async def run() -> None:

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IConsumer
 from zope.interface import implementer
 
 from benchmarks.references import random_file
-from benchmarks.results import Times
+from benchmarks.results import MIB, Times
 from benchmarks.server import USER, ServerProcess
 from soledad.client.api import Soledad
 from soledad.client.document import Document
@@ -125,6 +125,20 @@ class Workbench:
             await self._soledad.close()
         self.server.stop()
         rmtree(self.folder)
+
+
+def warm(*places: Path) -> Callable[[], Awaitable[None]]:
+    """Return what reads files, and those in folders: the system may have taken them out of its cache."""
+
+    async def read() -> None:
+        for place in places:
+            for path in [place] if place.is_file() else place.rglob("*"):
+                if path.is_file():
+                    with path.open("rb", buffering=0) as file:
+                        while file.read(MIB):
+                            pass
+
+    return read
 
 
 def make_source(folder: Path, size: int) -> Path:
