@@ -437,6 +437,8 @@ class _End:
     peer: _End = field(init=False)
     #: As the transports of Twisted have it: bytes to read at a time, or to keep before producers are paused.
     bufferSize: int = field(default=64 * 1024, init=False)
+    #: Bytes that are sent at a time, which makes no difference here.
+    SEND_LIMIT: int = field(default=128 * 1024, init=False)
     disconnecting: bool = field(default=False, init=False)
     _connected: bool = field(default=True, init=False)
     _reading: bool = field(default=True, init=False)

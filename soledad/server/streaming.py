@@ -31,8 +31,8 @@ from soledad.streams import Budget
 
 #: Bytes that are read from the network at once: usually, and at most while a body flows.
 SMALL_READ, LARGE_READ = 16 * 1024, 1024 * 1024
-#: Bytes of an answer that wait in a connection when its producer is asked to pause.
-WRITE_BUFFER = 64 * 1024
+#: Bytes of an answer that wait in a connection when its producer is asked to pause; and those sent at once, at most.
+WRITE_BUFFER, SEND_SIZE = 64 * 1024, 512 * 1024
 #: What is still read, and dropped, after an early answer: bytes and seconds.
 LINGER_BYTES, LINGER_SECONDS = 1024 * 1024, 5.0
 #: Seconds that a client has for the headers of a request, once it has begun one.
@@ -336,6 +336,7 @@ class StreamingChannel(HTTPChannel):
         """Say how much the transport should read at once, and keep for writing: to Twisted that is one number."""
         transport = self.transport.transport if self.isSecure() else self.transport
         transport.bufferSize = size
+        transport.SEND_LIMIT = SEND_SIZE
 
 
 class StreamingSite(Site):

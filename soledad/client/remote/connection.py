@@ -24,7 +24,7 @@ from zope.interface import implementer
 from soledad.deferreds import unawaited
 from soledad.errors import TransferTimeout, UnexpectedAnswer, WrongLength
 
-#: Bytes that are read from a socket at a time; and those of a body that wait there when its source is to pause.
+#: Bytes that are read from a socket or sent at a time; and those of a body that wait there when its source is to pause.
 READ_SIZE, WRITE_BUFFER = 512 * 1024, 64 * 1024
 #: The longest head of an answer, in bytes.
 HEAD_LIMIT = 64 * 1024
@@ -106,11 +106,11 @@ class Connection(ProtocolWrapper):
     # --- as a protocol --------------------------------------------------------------------------------
 
     def makeConnection(self, transport: Any) -> None:
-        """Read more at a time than transports do by themselves."""
+        """Read and send more at a time than transports do by themselves."""
         self._below = transport
         # Below TLS.
         self._socket = getattr(transport, "transport", transport)
-        self._socket.bufferSize = READ_SIZE
+        self._socket.bufferSize = self._socket.SEND_LIMIT = READ_SIZE
         self._keeper.opened(self)
         super().makeConnection(transport)
 
