@@ -184,7 +184,8 @@ class ClosingTests(LocalStoreTestCase):
         finally:
             # Threads of a store that stays open would keep the process from ending.
             await store.close()
-        self.assertGreater(len(expected), 10)
+        # How much got done before the closings depends on the machine; something did, or this shows nothing.
+        self.assertGreater(len(expected), 3)
 
     def work(self, store: Soledad, number: int, chance: random.Random) -> list[tuple[str, bytes, Deferred[bool]]]:
         """Begin many things; return what each would have stored, and whether it did."""
