@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -122,7 +122,8 @@ class ServerKilledTests(TestCase):
     async def sent_again(self, doc: Document) -> AttachmentStates:
         """Upload; a refusal in the middle of a body may be lost with its connection, which is worth another try."""
         for _ in range(3):
-            with suppress(RetriableTransferError):
+            # By its whole name: trial takes `suppress` in a test module for its own.
+            with contextlib.suppress(RetriableTransferError):
                 return await doc.upload_attachment()
         return await doc.upload_attachment()
 
