@@ -168,11 +168,16 @@ class ClosingTests(LocalStoreTestCase):
         """
         chance = random.Random(5)  # the same each time
         expected: dict[str, bytes] = {}
-        for number in range(rounds(50)):
+        number, longest = 0, 0.02
+        while number < rounds(50) or (len(expected) <= 10 and number < 2 * rounds(50)):
             store = await self.open()
             await self.assertHas(store, expected)
             works = self.work(store, number, chance)
-            await deferLater(reactor, chance.random() * 0.02)
+            number += 1
+            if number > rounds(50):
+                # A busy machine got little done before the closings: then they come later.
+                longest = 0.2
+            await deferLater(reactor, chance.random() * longest)
             await store.close()
             for doc_id, data, work in works:
                 self.assertTrue(work.called, doc_id)
@@ -184,8 +189,7 @@ class ClosingTests(LocalStoreTestCase):
         finally:
             # Threads of a store that stays open would keep the process from ending.
             await store.close()
-        # How much got done before the closings depends on the machine; something did, or this shows nothing.
-        self.assertGreater(len(expected), 3)
+        self.assertGreater(len(expected), 10)
 
     def work(self, store: Soledad, number: int, chance: random.Random) -> list[tuple[str, bytes, Deferred[bool]]]:
         """Begin many things; return what each would have stored, and whether it did."""
