@@ -295,6 +295,21 @@ class BlobBusy(StorageError):
 
 
 @frozen(str=False)
+class UploadNotFound(StorageError):
+    """There is no such upload: it has ended, was abandoned, or has expired."""
+
+    upload: str
+
+
+@frozen(str=False)
+class WrongOffset(StorageError):
+    """The upload has another number of bytes than the caller believes."""
+
+    #: Bytes that it has.
+    offset: int | None = None
+
+
+@frozen(str=False)
 class AttachmentNotAvailable(StorageError):
     """The attachment's bytes are not here and not on the server yet: try again later."""
 

@@ -6,7 +6,7 @@ Methods return Deferreds, may overlap, and can be cancelled: the Deferred then f
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, TypeAlias
 
 from attrs import field, frozen
@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IConsumer
 from twisted.web.iweb import IBodyProducer
 from zope.interface import Interface
 
+from soledad.errors import SoledadError
 from soledad.model.attachment import Pointer
 from soledad.model.blob import WHOLE, BlobInfo, BlobKey, ByteRange, KnownBlob, Sealed, SyncEvent, SyncStatus
 from soledad.model.conflict import Applied, Versions
@@ -244,13 +245,21 @@ class IRemoteBlobs(Interface):
         """
 
     def read_blob(
-        blob_id: BlobId, consumer: IConsumer, namespace: Namespace = DEFAULT, wanted: ByteRange = WHOLE
+        blob_id: BlobId,
+        consumer: IConsumer,
+        namespace: Namespace = DEFAULT,
+        wanted: ByteRange = WHOLE,
+        etag: str | None = None,
+        on_tag: Callable[[str], object] | None = None,
     ) -> Deferred[None]:
         """
         Write the stored bytes, or a range of them, to ``consumer``, whose back-pressure is obeyed.
 
+        :param etag: the tag that the blob must have: a range goes on with bytes that came earlier (``If-Range``).
+        :param on_tag: is told the tag of the stored bytes before the first of them is written.
         :return: fires when exactly the bytes that were asked for have been written.
         :raise BlobNotFound: there is no such blob.
+        :raise PreconditionFailed: the stored blob has another tag; nothing was written.
         :raise UnsatisfiableRange: the range begins behind the end.
         """
 
@@ -277,3 +286,67 @@ class IRemoteBlobs(Interface):
 
     def count_blobs(route: ListRoute) -> Deferred[int]:
         """Return how many blobs the list would have."""
+
+
+class IRemoteUploads(Interface):
+    """
+    Uploads to the server that can be resumed (tus 1.0); errors as `IRemoteBlobs`.
+
+    What an upload has, outlasts connections, and both processes; it expires when nobody goes on with it.
+    """
+
+    def create(blob_id: BlobId, length: int, namespace: Namespace = DEFAULT) -> Deferred[str]:
+        """
+        Begin an upload of ``length`` bytes, the whole blob; fire with its name on the server.
+
+        :raise BlobExists: the id is taken.
+        :raise QuotaExceeded: the server has no room for it.
+        :raise TooLarge: the server takes no blob of that size.
+        """
+
+    def offset(upload: str) -> Deferred[int]:
+        """
+        Return how many bytes the server has durably.
+
+        :raise UploadNotFound: it has ended, or has expired.
+        """
+
+    def append(upload: str, offset: int, producer: IBodyProducer) -> Deferred[int]:
+        """
+        Send what follows the first ``offset`` bytes; the producer's ``length`` must be known.
+
+        :return: fires with the offset after it, once these bytes are durable; with the last byte, once the blob is.
+        :raise UploadNotFound: it has ended, or has expired.
+        :raise WrongOffset: the server has another number of bytes; none was taken.
+        :raise BlobExists: the id was taken meanwhile.
+        """
+
+    def abandon(upload: str) -> Deferred[None]:
+        """
+        End an upload; nothing is left of it.
+
+        :raise UploadNotFound: it has ended, or has expired.
+        """
+
+
+class IRemoteStream(Interface):
+    """Many small blobs in one request; errors as `IRemoteBlobs`, and of single blobs in the results."""
+
+    def write_blobs(
+        blobs: Sequence[tuple[BlobId, bytes]], namespace: Namespace = DEFAULT
+    ) -> Deferred[list[SoledadError | None]]:
+        """
+        Store blobs, each as `IRemoteBlobs.write_blob` does.
+
+        :return: fires, once all of them are durable, with `None` or an error for each, in their order.
+        """
+
+    def read_blobs(
+        wanted: Sequence[tuple[BlobId, int]], namespace: Namespace = DEFAULT
+    ) -> Deferred[list[bytes | SoledadError]]:
+        """
+        Return blobs.
+
+        :param wanted: ids, and how many bytes each must have.
+        :return: fires with the stored bytes or an error for each, in their order.
+        """
