@@ -7,7 +7,7 @@ Methods return Deferreds, may overlap, and can be cancelled: the Deferred then f
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
@@ -329,7 +329,7 @@ class IBlobQueue(Interface):
     """
 
     def ask(scope: Scope, now: float) -> Deferred[int]:
-        """Ask for all transfers of a scope, at once, whatever they wait for; fire with how many these are."""
+        """Ask for all transfers of a scope, at once, whatever they wait for; fire with how many bytes these are."""
 
     def due(scope: Scope | None, now: float, limit: int) -> Deferred[list[Queued]]:
         """Return transfers that were asked for and whose time has come, the most urgent, then the oldest, first."""
@@ -352,8 +352,8 @@ class IBlobQueue(Interface):
     def note_known(key: BlobKey, sealed: Sealed, etag: str | None) -> Deferred[None]:
         """Keep what authentic bytes say of a blob that only a list had told of."""
 
-    def partial(key: BlobKey) -> Deferred[Partial]:
-        """Open the file for what comes of a blob; it is kept when the process ends."""
+    def partial(key: BlobKey) -> Deferred[Any]:
+        """Open the file for what comes of a blob, a `Partial`, which is kept when the process ends."""
 
     def arrive(arrivals: Sequence[Arrival]) -> Deferred[list[SyncStatus | None]]:
         """Take blobs that came; fire with their statuses, `None` for those that were deleted in the meantime."""

@@ -95,7 +95,13 @@ class Watched:
         return written
 
     def read_blob(
-        self, blob_id: BlobId, consumer: IConsumer, namespace: Namespace = DEFAULT, wanted: ByteRange = WHOLE
+        self,
+        blob_id: BlobId,
+        consumer: IConsumer,
+        namespace: Namespace = DEFAULT,
+        wanted: ByteRange = WHOLE,
+        etag: str | None = None,
+        on_tag: Callable[[str], object] | None = None,
     ) -> Deferred[None]:
         """See `IRemoteBlobs`."""
         self.reads.append(wanted)
@@ -103,7 +109,7 @@ class Watched:
             start, stop = wanted.within(len(self.given))
             consumer.write(self.given[start:stop])
             return succeed(None)
-        read: Deferred[None] = self._blobs.read_blob(blob_id, consumer, namespace, wanted)
+        read: Deferred[None] = self._blobs.read_blob(blob_id, consumer, namespace, wanted, etag, on_tag)
         return read
 
     def stat_blob(self, blob_id: BlobId, namespace: Namespace = DEFAULT) -> Deferred[BlobInfo]:

@@ -136,7 +136,8 @@ def arrive(cursor: Cursor, key: BlobKey, sealed: Sealed, spooled: Spooled) -> Sy
     status = after(row.status, SyncEvent.ARRIVED)
     cursor.execute(
         f"""
-        UPDATE blob SET status = ?, length = ?, size = ?, header = ?, commitment = ?, evicted = 0, {IDLE} WHERE id = ?
+        UPDATE blob SET status = ?, length = ?, size = ?, header = ?, commitment = ?, evicted = 0, partial = NULL, {IDLE}
+        WHERE id = ?
         """,
         (status.value, sealed.length, sealed.size, sealed.header, sealed.commitment, row.id),
     )
@@ -145,8 +146,7 @@ def arrive(cursor: Cursor, key: BlobKey, sealed: Sealed, spooled: Spooled) -> Sy
 
 
 #: What is set in a row when no transfer is under way any more, and none is asked for.
-IDLE = """reason = NULL, progress = 0, attempts = 0, rejections = 0, retry_at = NULL, upload = NULL, partial = NULL,
-    seen = 1"""
+IDLE = "reason = NULL, progress = 0, attempts = 0, rejections = 0, retry_at = NULL, upload = NULL, seen = 1"
 
 
 def change(cursor: Cursor, key: BlobKey, event: SyncEvent, reason: str | None = None) -> SyncStatus:

@@ -47,7 +47,7 @@ def look_up_all(cursor: Cursor, keys: Iterable[BlobKey]) -> list[Queued | None]:
 
 
 def ask(cursor: Cursor, scope: Scope, now: float) -> int:
-    """Ask for all transfers of a scope; return how many these are."""
+    """Ask for all transfers of a scope; return how many bytes these are."""
     if Direction.DOWNLOAD in scope.directions:
         where, values = _of_scope([SyncStatus.REMOTE], scope.namespace)
         wanted = after(SyncStatus.REMOTE, SyncEvent.WANTED).value
@@ -55,7 +55,8 @@ def ask(cursor: Cursor, scope: Scope, now: float) -> int:
     where, values = _of_scope(_statuses(scope), scope.namespace)
     # What is condemned is not worth the way.
     cursor.execute(f"UPDATE blob SET retry_at = ? WHERE {where} AND condemned IS NULL", (now, *values))
-    return int(cursor.rowcount)
+    (size,) = cursor.execute(f"SELECT coalesce(sum(size), 0) FROM blob WHERE {where}", values).fetchone()
+    return int(size)
 
 
 def due(cursor: Cursor, scope: Scope | None, now: float, limit: int) -> list[Queued]:
@@ -177,7 +178,7 @@ def withdraw(cursor: Cursor, key: BlobKey, event: SyncEvent | None) -> list[str]
     if row is None:
         return []
     status = row.status if event is None else after(row.status, event)
-    cursor.execute(f"UPDATE blob SET status = ?, {IDLE} {_WHERE_KEY}", (status.value, *_of(key)))
+    cursor.execute(f"UPDATE blob SET status = ?, partial = NULL, {IDLE} {_WHERE_KEY}", (status.value, *_of(key)))
     return [] if row.partial is None else [row.partial]
 
 

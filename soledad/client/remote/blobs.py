@@ -8,6 +8,7 @@ those who have keys to say.  Source: docs/spec/blobs-http.rst.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
@@ -18,7 +19,7 @@ from zope.interface import implementer
 from soledad.client.interfaces import IRemoteBlobs
 from soledad.client.remote.http import Answer, ServerConnection
 from soledad.deferreds import deferred
-from soledad.errors import UnexpectedAnswer
+from soledad.errors import PreconditionFailed, UnexpectedAnswer
 from soledad.model.blob import WHOLE, BlobInfo, ByteRange
 from soledad.model.ids import DEFAULT, BlobId, Namespace
 from soledad.streams import BytesProducer
@@ -51,21 +52,31 @@ class RemoteBlobs:
 
     @deferred
     async def read_blob(
-        self, blob_id: BlobId, consumer: IConsumer, namespace: Namespace = DEFAULT, wanted: ByteRange = WHOLE
+        self,
+        blob_id: BlobId,
+        consumer: IConsumer,
+        namespace: Namespace = DEFAULT,
+        wanted: ByteRange = WHOLE,
+        etag: str | None = None,
+        on_tag: Callable[[str], object] | None = None,
     ) -> None:
         """See `IRemoteBlobs`."""
         if wanted.length == 0:
             # HTTP has no name for no bytes at all.
             return
-        headers = {} if wanted == WHOLE else {"Range": format_range(wanted)}
         known = {"blob_id": blob_id, "namespace": namespace}
+        headers = _conditions(wanted, etag)
         answer = await self._server.request("GET", self._path(blob_id, namespace), headers=headers, known=known)
         try:
+            if etag is not None and _etag_of(answer) != etag:
+                raise PreconditionFailed()
             length = _length_of(answer, wanted)
-            _etag_of(answer)
-        except UnexpectedAnswer:
+            tag = _etag_of(answer)
+        except (UnexpectedAnswer, PreconditionFailed):
             await answer.abandon()
             raise
+        if on_tag is not None:
+            on_tag(tag)
         await answer.deliver(consumer, length)
 
     @deferred
@@ -109,6 +120,15 @@ class RemoteBlobs:
 
     def _path(self, blob_id: BlobId, namespace: Namespace) -> str:
         return BlobRoute(self._server.user, blob_id, namespace).path
+
+
+def _conditions(wanted: ByteRange, etag: str | None) -> dict[str, str]:
+    """Return the headers that ask for a range, and say of what."""
+    if wanted == WHOLE:
+        return {} if etag is None else {"If-Match": f'"{etag}"'}
+    # With another tag the answer is the whole blob, which is not taken then.
+    condition = {} if etag is None else {"If-Range": f'"{etag}"'}
+    return {"Range": format_range(wanted), **condition}
 
 
 def _length_of(answer: Answer, wanted: ByteRange) -> int:
