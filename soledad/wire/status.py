@@ -101,6 +101,8 @@ def decode_error(status: int, body: bytes, defaults: Mapping[str, Any] | None = 
         return _PLAIN[status]()
     if status == 404 and defaults and {"blob_id", "namespace"} <= set(defaults):
         return errors.BlobNotFound(defaults["blob_id"], defaults["namespace"])
+    if status == 404 and defaults and set(defaults) == {"upload"}:
+        return errors.UploadNotFound(defaults["upload"])
     if status >= 500:
         return errors.ServerFailed(status)
     return errors.UnexpectedAnswer("not an answer of this protocol", status)

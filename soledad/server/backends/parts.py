@@ -11,11 +11,10 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 #: How the name of a file ends that is not complete.
 PART = ".part"
 #: Bytes after which a long part is made durable, while more of it comes.
-SYNC_STRETCH = 8 * 1024 * 1024
+SYNC_STRETCH = 16 * 1024 * 1024
 #: Digests of uploads that wait for their next part, at most.
 _DIGESTS = 1000
 
@@ -100,8 +99,7 @@ class FilePart:
     @deferred
     async def finish(self) -> Stored:
         """See `IPart`."""
-        stop = Event()
-        stored = await self._worker.run(self._publish, stop, stop=stop)
+        stored = await self._worker.run(self._publish)
         self._digest = None
         return stored
 
@@ -187,19 +185,17 @@ class FilePart:
             raise
         return length
 
-    def _publish(self, stop: Event) -> Stored:
-        etag = (self._digest or self._read_all(stop)).hexdigest()
+    def _publish(self) -> Stored:
+        etag = (self._digest or self._read_all()).hexdigest()
         with storage_errors():
             self._files.rename(self._path + PART, self._path)
             self._files.sync_folder(os.path.dirname(self._path))
         return Stored(self._length, etag)
 
-    def _read_all(self, stop: Event) -> Any:
+    def _read_all(self) -> Any:
         digest, start = sha256(), 0
         with storage_errors(self._place):
             while start < self._length:
-                if stop.is_set():
-                    raise CancelledError()
                 piece = self._files.read(self._file, min(PIECE, self._length - start), start)
                 if not piece:
                     raise BlobNotFound(self._place.blob_id, self._place.namespace)
