@@ -45,7 +45,7 @@ from soledad.model.ids import BlobId, Namespace, UserId
 from soledad.server.database import Database
 from soledad.server.interfaces import Place, Stored
 from soledad.server.processes import IProcesses
-from soledad.server.schema import blobs, reservations, users
+from soledad.server.schema import blobs, reservations, uploads, users
 from soledad.wire.listing import Page
 
 T = TypeVar("T")
@@ -80,7 +80,8 @@ class Index:
         :raise BlobExists: the id is taken.
         :raise QuotaExceeded: there is no room.
         """
-        unit = partial(_reserve, place=place, size=size, owner=self._processes.name, default=self._default_quota)
+        owner, now = self._processes.name, int(self._clock())
+        unit = partial(set_aside, place=place, size=size, owner=owner, default=self._default_quota, now=now)
         # After a power cut nobody has anything set aside: this need not outlast one.
         try:
             await self._database.write(unit, durable=False)
@@ -92,7 +93,7 @@ class Index:
 
     def release(self, place: Place) -> Deferred[bool]:
         """Give back what was set aside for an upload; tell whether there was anything."""
-        return self._database.write(partial(_release, place=place), durable=False)
+        return self._database.write(partial(give_back, place=place), durable=False)
 
     def commit(self, place: Place, stored: Stored) -> Deferred[None]:
         """
@@ -100,7 +101,7 @@ class Index:
 
         :raise BlobExists: another upload of the same id was faster.
         """
-        return self._database.write(partial(_commit, place=place, stored=stored, date=int(self._clock())))
+        return self._database.write(partial(add_blob, place=place, stored=stored, date=int(self._clock())))
 
     def delete(self, key: Key, tombstone: bytes | None, etag: str | None) -> Deferred[Place]:
         """
@@ -169,7 +170,7 @@ class Index:
         return removed
 
     def known(self, places: list[Place]) -> Deferred[set[Place]]:
-        """Return those of ``places`` that hold the bytes of a blob."""
+        """Return those of ``places`` that hold the bytes of a blob, or of an upload under way."""
         return self._database.read(partial(_known, places=places))
 
     def rows(self, after: Key | None, limit: int) -> Deferred[list[tuple[Place, Stored]]]:
@@ -244,11 +245,12 @@ def _found(connection: Connection, key: Key) -> tuple[BlobInfo, Place]:
     return _info(row), _place(row)
 
 
-def _commit(connection: Connection, place: Place, stored: Stored, date: int) -> None:
+def add_blob(connection: Connection, place: Place, stored: Stored, date: int) -> None:
+    """Make a blob of what is at a place, for which room is set aside."""
     number = _advance(connection, place.user, stored.length)
     if _live(connection, key_of(place)) is not None:
         raise BlobExists(place.blob_id, place.namespace)
-    if not _release(connection, place):
+    if not give_back(connection, place):
         # Other processes took this one for dead, and the room may be another's by now.
         raise StorageFailed("the reservation is gone")
     connection.execute(delete(blobs).where(*_at(key_of(place))))
@@ -302,12 +304,16 @@ def _set_flags(connection: Connection, key: Key, flags: tuple[Flag, ...]) -> Non
 # --- room -----------------------------------------------------------------------------------------------------------
 
 
-def _reserve(connection: Connection, place: Place, size: int, owner: str, default: int | None) -> None:
+def set_aside(
+    connection: Connection, place: Place, size: int, owner: str | None, default: int | None, now: int
+) -> None:
+    """Set ``size`` bytes aside for an upload; without ``owner`` they stay so when this process is gone."""
     user = _user(connection, place.user, writes=True)
     if _live(connection, key_of(place)) is not None:
         raise BlobExists(place.blob_id, place.namespace)
     quota = default if user.quota is None else user.quota
     if quota is not None:
+        end_expired(connection, place.user, now)
         total = select(func.coalesce(func.sum(reservations.c.size), 0)).where(reservations.c.user_id == place.user)
         available = max(0, quota - user.used - int(connection.execute(total).scalar_one()))
         if size > available:
@@ -315,13 +321,24 @@ def _reserve(connection: Connection, place: Place, size: int, owner: str, defaul
     connection.execute(insert(reservations).values(user_id=place.user, upload=place.upload, owner=owner, size=size))
 
 
-def _release(connection: Connection, place: Place) -> bool:
+def end_expired(connection: Connection, user: UserId, now: int) -> int:
+    """End the uploads of a user with which nobody went on in time; their bytes are strays from now on."""
+    expired = delete(uploads).where(uploads.c.user_id == user, uploads.c.expires <= now)
+    names = list(connection.execute(expired.returning(uploads.c.upload)).scalars())
+    for name in names:
+        connection.execute(delete(reservations).where(reservations.c.user_id == user, reservations.c.upload == name))
+    return len(names)
+
+
+def give_back(connection: Connection, place: Place) -> bool:
+    """Give back what was set aside for an upload; tell whether there was anything."""
     statement = delete(reservations).where(reservations.c.user_id == place.user, reservations.c.upload == place.upload)
     return connection.execute(statement.returning(reservations.c.upload)).first() is not None
 
 
 def _owners(connection: Connection) -> list[str]:
-    return list(connection.execute(select(reservations.c.owner).distinct()).scalars())
+    owners = select(reservations.c.owner).where(reservations.c.owner.is_not(None)).distinct()
+    return list(connection.execute(owners).scalars())
 
 
 def _release_owners(connection: Connection, owners: list[str]) -> int:
@@ -415,7 +432,17 @@ def _expire(connection: Connection, user: UserId, now: int) -> int:
 
 
 def _known(connection: Connection, places: list[Place]) -> set[Place]:
-    return {place for place in places if (row := _live(connection, key_of(place))) and row.upload == place.upload}
+    return {place for place in places if _holds_blob(connection, place) or _holds_upload(connection, place)}
+
+
+def _holds_blob(connection: Connection, place: Place) -> bool:
+    row = _live(connection, key_of(place))
+    return row is not None and row.upload == place.upload
+
+
+def _holds_upload(connection: Connection, place: Place) -> bool:
+    named = (uploads.c.user_id == place.user, uploads.c.upload == place.upload, ~uploads.c.done)
+    return connection.execute(select(uploads.c.upload).where(*named)).first() is not None
 
 
 def _rows(connection: Connection, after: Key | None, limit: int) -> list[tuple[Place, Stored]]:

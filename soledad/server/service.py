@@ -38,6 +38,7 @@ from soledad.server.index import Index
 from soledad.server.interfaces import IBlobsBackend
 from soledad.server.processes import LockedFiles
 from soledad.server.streaming import StreamingSite
+from soledad.server.uploads import UploadsArea
 from soledad.streams import Budget
 
 #: Bytes that all transfers of a process may hold; answers that wait in the sockets come to about as much again.
@@ -52,7 +53,8 @@ _log = Logger()
 
 def make_root(backend: IBlobsBackend, accounts: Accounts, max_blob: int = MAX_BLOB) -> Root:
     """Return the resource of a whole server."""
-    return Root(Authenticator(accounts), {"blobs": BlobsArea(backend, max_blob)})
+    areas = {"blobs": BlobsArea(backend, max_blob), "uploads": UploadsArea(backend, max_blob)}
+    return Root(Authenticator(accounts), areas)
 
 
 def make_site(root: Root, reactor: Any, budget: Budget) -> StreamingSite:
