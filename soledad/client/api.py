@@ -18,14 +18,17 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from soledad.client.attachments import Attachments
+from soledad.client.blob_store import BlobStore
 from soledad.client.blobs import Blobs
 from soledad.client.document import Document
 from soledad.client.documents import Documents, new_document
 from soledad.client.local.store import LocalStore, Workers
+from soledad.client.local.transfers import BlobQueue
 from soledad.client.observers import Observer, Observers, Subscription
 from soledad.client.operations import Operations, local_operation
 from soledad.client.queries import Queries
 from soledad.client.remote.connect import Server, check_server, connect
+from soledad.client.sync.remote import Here, Remote
 from soledad.crypto.slots import Credential, Passphrase
 from soledad.deferreds import Serial, ThreadWorker, deferred, outlasting, unawaited
 from soledad.errors import NoServer, StoreClosed
@@ -61,6 +64,8 @@ class Soledad:
     _documents: Documents = field(repr=False)
     _queries: Queries = field(repr=False)
     _server: Server | None = field(repr=False)
+    #: Blobs without a document, and the transfers of all.
+    blobs: BlobStore = field(repr=False)
     _trigger: Any = field(default=None, init=False, repr=False)
     _closed: Deferred[None] | None = field(default=None, init=False, repr=False)
     _changing: Serial = field(factory=Serial, init=False, repr=False)
@@ -129,6 +134,7 @@ class Soledad:
         self._documents.observers.close()
         if self._trigger is not None:
             self._reactor.removeSystemEventTrigger(self._trigger)
+        self.blobs.stop()
         await self.operations.close()
         try:
             if self._server is not None:
@@ -498,12 +504,20 @@ def _open_local(folder: Path, user: UserId, credential: Credential, workers: Wor
 def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, server: Server | None) -> Soledad:
     """Put the parts of a store together."""
     operations = Operations()
+    budget = Budget()
     remote = None if server is None else server.blobs
-    blobs = Blobs(local.blobs, remote, local, workers.files, workers.streams, Budget())
+    queue = BlobQueue(local.blobs)
+    here = Here(reactor, operations, user, local.blobs, queue, local, workers.files, workers.streams, budget)
+    there = None if server is None else Remote.over(here, server)
+    engine = None if there is None else there.engine
+    blobs = Blobs(local.blobs, remote, local, workers.files, workers.streams, budget, engine)
     attachments = Attachments(operations, blobs, workers.files, local.documents, remote is not None)
     documents = Documents(local.documents, local.blobs, attachments, Observers(workers.files.report))
     queries = Queries(local.queries, documents.load)
-    return Soledad(user, operations, reactor, workers, local, documents, queries, server)
+    store = BlobStore(operations, blobs, local.blobs, queue, workers.files, there)
+    if engine is not None:
+        engine.go_on()
+    return Soledad(user, operations, reactor, workers, local, documents, queries, server, store)
 
 
 def _pass_to(result: Any, waiter: Deferred[Any]) -> Any:

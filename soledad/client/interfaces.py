@@ -355,6 +355,9 @@ class IBlobQueue(Interface):
     def partial(key: BlobKey) -> Deferred[Any]:
         """Open the file for what comes of a blob, a `Partial`, which is kept when the process ends."""
 
+    def drop_partial(key: BlobKey) -> Deferred[None]:
+        """Leave nothing of what has come of a blob."""
+
     def arrive(arrivals: Sequence[Arrival]) -> Deferred[list[SyncStatus | None]]:
         """Take blobs that came; fire with their statuses, `None` for those that were deleted in the meantime."""
 
@@ -370,6 +373,9 @@ class IBlobQueue(Interface):
 
     def postpone_all(scope: Scope | None, now: float, until: float, reason: str) -> Deferred[None]:
         """Try all transfers that are due later."""
+
+    def hold(key: BlobKey) -> Deferred[None]:
+        """Ask no more for a transfer, and keep what has gone or come."""
 
     def withdraw(key: BlobKey, event: SyncEvent | None) -> Deferred[None]:
         """Ask no more for a transfer, and leave nothing of what has come."""

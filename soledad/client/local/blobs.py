@@ -136,8 +136,8 @@ def arrive(cursor: Cursor, key: BlobKey, sealed: Sealed, spooled: Spooled) -> Sy
     status = after(row.status, SyncEvent.ARRIVED)
     cursor.execute(
         f"""
-        UPDATE blob SET status = ?, length = ?, size = ?, header = ?, commitment = ?, evicted = 0, partial = NULL, {IDLE}
-        WHERE id = ?
+        UPDATE blob SET status = ?, length = ?, size = ?, header = ?, commitment = ?, evicted = 0, partial = NULL,
+            {IDLE} WHERE id = ?
         """,
         (status.value, sealed.length, sealed.size, sealed.header, sealed.commitment, row.id),
     )

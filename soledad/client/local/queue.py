@@ -117,6 +117,13 @@ def name_partial(cursor: Cursor, key: BlobKey, name: str) -> str:
     return kept
 
 
+def drop_partial(cursor: Cursor, key: BlobKey) -> list[str]:
+    """Forget what has come of a blob; return the files that nothing refers to any more."""
+    row = look_up(cursor, key)
+    cursor.execute(f"UPDATE blob SET partial = NULL, progress = 0 {_WHERE_KEY}", _of(key))
+    return [] if row is None or row.partial is None else [row.partial]
+
+
 def settle(cursor: Cursor, outcomes: Sequence[Outcome]) -> list[SyncStatus | None]:
     """Note what became of transfers of blobs that are still the same."""
     return [_settle(cursor, outcome) for outcome in outcomes]
@@ -170,6 +177,11 @@ def postpone_all(cursor: Cursor, scope: Scope | None, now: float, until: float, 
         WHERE retry_at IS NOT NULL AND retry_at <= ? AND {where}
     """
     cursor.execute(query, (until, reason, now, *values))
+
+
+def hold(cursor: Cursor, key: BlobKey) -> None:
+    """Ask no more for a transfer, and keep what has gone or come."""
+    cursor.execute(f"UPDATE blob SET retry_at = NULL {_WHERE_KEY}", _of(key))
 
 
 def withdraw(cursor: Cursor, key: BlobKey, event: SyncEvent | None) -> list[str]:

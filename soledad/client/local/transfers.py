@@ -66,6 +66,11 @@ class BlobQueue:
         return await completed(self._blobs.worker.run(PartialFile.open, self._blobs.files, name))
 
     @deferred
+    async def drop_partial(self, key: BlobKey) -> None:
+        """See `IBlobQueue`."""
+        await self._remove(await self._blobs.database.write(queue.drop_partial, key))
+
+    @deferred
     async def arrive(self, arrivals: Sequence[Arrival]) -> list[SyncStatus | None]:
         """See `IBlobQueue`."""
         statuses = await self._blobs.database.write(queue.arrive_all, arrivals)
@@ -86,6 +91,10 @@ class BlobQueue:
     def postpone_all(self, scope: Scope | None, now: float, until: float, reason: str) -> Deferred[None]:
         """See `IBlobQueue`."""
         return self._blobs.database.write(queue.postpone_all, scope, now, until, reason)
+
+    def hold(self, key: BlobKey) -> Deferred[None]:
+        """See `IBlobQueue`."""
+        return self._blobs.database.write(queue.hold, key)
 
     @deferred
     async def withdraw(self, key: BlobKey, event: SyncEvent | None) -> None:
