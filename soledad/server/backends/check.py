@@ -16,8 +16,8 @@ from zope.interface import implementer
 
 from soledad.errors import BlobNotFound, StorageFailed, WrongLength
 from soledad.server.backends.blobs import BlobsBackend
-from soledad.server.index import Key, key_of
 from soledad.server.interfaces import Place, Stored
+from soledad.server.rows import Key, key_of
 from soledad.wire.routes import PAGE
 
 

@@ -11,11 +11,12 @@ import errno
 import os
 import re
 from builtins import list as builtin_list
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from time import time
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -24,15 +25,21 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from soledad.deferreds import Worker, completed, deferred
-from soledad.errors import BlobNotFound, StorageFailed, StorageFull
+from soledad.errors import BlobNotFound, StorageError, StorageFailed, StorageFull
 from soledad.model.ids import BlobId, Namespace, UserId
+from soledad.server.backends.batch import FileBatch
+from soledad.server.backends.syncing import can_sync_file_system, sync_file_system
 from soledad.server.interfaces import Found, IByteStore, Place, Stored
 from soledad.streams import Budget, WorkerConsumer, WorkerProducer, pour, send
 from soledad.wire.routes import PAGE
 from soledad.writeback import Writeback
 
+T = TypeVar("T")
+
 #: Lengths of the names of a blob's folders, each a beginning of its id.
 PREFIXES = (1, 3, 6)
+#: So many files are worth making all of their file system durable.
+TOGETHER = 8
 #: Folders that are known to be durable, at most; beyond that they are synced once more.
 _KNOWN_LIMIT = 10_000
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -95,8 +102,11 @@ class Files:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                     raise
-        path = os.path.join(folder, name)
-        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), False
+        return self.create_named(os.path.join(folder, name)), False
+
+    def create_named(self, path: str) -> int:
+        """Make a new file for writing."""
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
 
     def write(self, file: int, data: bytes) -> None:
         """Write all of ``data``."""
@@ -124,6 +134,24 @@ class Files:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    def sync_together(self, anchor: int, paths: builtin_list[str], folders: builtin_list[str]) -> None:
+        """
+        Make files, and the names in folders, durable.
+
+        :param anchor: something on the same file system that was opened before the first of them was written.
+        """
+        if len(paths) >= TOGETHER and can_sync_file_system(anchor):
+            sync_file_system(anchor)
+            return
+        for path in paths:
+            file = self.open(path)
+            try:
+                self.sync(file)
+            finally:
+                os.close(file)
+        for folder in folders:
+            self.sync_folder(folder)
 
     def open(self, path: str) -> int:
         """Open a file for reading."""
@@ -165,6 +193,47 @@ class FileBytes:
         except BaseException:
             await completed(self._worker.run(draft.abandon))
             raise
+
+    @deferred
+    async def write_many(
+        self, portions: Sequence[tuple[Place | None, int]], producer: IBodyProducer
+    ) -> builtin_list[Stored | None]:
+        """See `IByteStore`."""
+        wanted = [(None if place is None else _path_of(place), length) for place, length in portions]
+        batch = FileBatch(self._files, self._root, wanted, self._durable)
+        try:
+            await self._run(batch.begin)
+            consumer = WorkerConsumer(self._worker, partial(_translating, batch.write), self._budget)
+            await pour(producer, consumer)
+            stored = await self._run(batch.publish)
+        except BaseException:
+            await completed(self._run(batch.abandon))
+            raise
+        for path in batch.made:
+            self._remember(path)
+        return stored
+
+    def read_many(self, places: Sequence[tuple[Place, int]]) -> Deferred[builtin_list[bytes | StorageError]]:
+        """See `IByteStore`."""
+        return self._worker.run(self._read_many, places)
+
+    def _read_many(self, places: Sequence[tuple[Place, int]]) -> builtin_list[bytes | StorageError]:
+        return [self._read_whole(place, length) for place, length in places]
+
+    def _read_whole(self, place: Place, length: int) -> bytes | StorageError:
+        try:
+            with storage_errors(place):
+                file = self._files.open(self.path(place))
+                try:
+                    data = self._files.read(file, length, 0)
+                finally:
+                    os.close(file)
+        except StorageError as error:
+            return error
+        return data if len(data) == length else StorageFailed("a file is too short")
+
+    def _run(self, call: Callable[[], T]) -> Deferred[T]:
+        return self._worker.run(_translating, call)
 
     @deferred
     async def read(self, place: Place, consumer: IConsumer, start: int, length: int) -> None:
@@ -240,6 +309,15 @@ class FileBytes:
         self._durable[path] = None
         while len(self._durable) > _KNOWN_LIMIT:
             self._durable.pop(next(iter(self._durable)), None)
+
+
+def _path_of(place: Place) -> tuple[str, ...]:
+    return (*folders_of(place), file_name(place))
+
+
+def _translating(call: Callable[..., T], *args: Any) -> T:
+    with storage_errors():
+        return call(*args)
 
 
 @define(eq=False)

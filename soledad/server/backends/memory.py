@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from builtins import list as builtin_list
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from time import time
 
@@ -14,7 +14,8 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from soledad.deferreds import InPlace, Worker, deferred
-from soledad.errors import BlobNotFound
+from soledad.errors import BlobNotFound, StorageError
+from soledad.server.backends.batch import Portions
 from soledad.server.backends.blobs import BlobsBackend
 from soledad.server.database import Database
 from soledad.server.index import Index
@@ -43,6 +44,37 @@ class MemoryBytes:
         data = b"".join(pieces)
         self._kept[place] = (data, self._clock())
         return Stored(length, sha256(data).hexdigest())
+
+    @deferred
+    async def write_many(
+        self, portions: Sequence[tuple[Place | None, int]], producer: IBodyProducer
+    ) -> builtin_list[Stored | None]:
+        """See `IByteStore`."""
+        cutter = Portions([length for _, length in portions])
+        parts: builtin_list[builtin_list[bytes]] = [[] for _ in portions]
+
+        def take(pieces: builtin_list[bytes]) -> None:
+            for piece in pieces:
+                for number, part, _ in cutter.cut(piece):
+                    parts[number].append(part)
+
+        await pour(producer, WorkerConsumer(self._worker, take, self._budget))
+        stored: builtin_list[Stored | None] = []
+        for (place, length), pieces in zip(portions, parts, strict=True):
+            data = b"".join(pieces)
+            if place is not None:
+                self._kept[place] = (data, self._clock())
+            stored.append(None if place is None else Stored(length, sha256(data).hexdigest()))
+        return stored
+
+    def read_many(self, places: Sequence[tuple[Place, int]]) -> Deferred[builtin_list[bytes | StorageError]]:
+        """See `IByteStore`."""
+        return succeed(
+            [
+                self._kept[place][0] if place in self._kept else BlobNotFound(place.blob_id, place.namespace)
+                for place, _ in places
+            ]
+        )
 
     @deferred
     async def read(self, place: Place, consumer: IConsumer, start: int, length: int) -> None:
