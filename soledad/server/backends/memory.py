@@ -69,12 +69,13 @@ class MemoryBytes:
 
     def read_many(self, places: Sequence[tuple[Place, int]]) -> Deferred[builtin_list[bytes | StorageError]]:
         """See `IByteStore`."""
-        return succeed(
-            [
-                self._kept[place][0] if place in self._kept else BlobNotFound(place.blob_id, place.namespace)
-                for place, _ in places
-            ]
-        )
+        return self._worker.run(self._read_many, places)
+
+    def _read_many(self, places: Sequence[tuple[Place, int]]) -> builtin_list[bytes | StorageError]:
+        return [
+            self._kept[place][0] if place in self._kept else BlobNotFound(place.blob_id, place.namespace)
+            for place, _ in places
+        ]
 
     @deferred
     async def read(self, place: Place, consumer: IConsumer, start: int, length: int) -> None:
