@@ -272,6 +272,10 @@ class _FlippedBytes:
         """See `IByteStore`."""
         return self._bytes.list(after, limit)
 
+    def put_aside(self, place: Place) -> Deferred[str]:
+        """See `IByteStore`."""
+        return self._bytes.put_aside(place)
+
     def begin(self, place: Place) -> Deferred[None]:
         """See `IByteStore`."""
         return self._bytes.begin(place)

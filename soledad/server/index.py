@@ -169,6 +169,10 @@ class Index:
             removed += await self._database.write(partial(_expire, user=user, now=now))
         return removed
 
+    def date(self, age: float) -> int:
+        """Return when something was written that is ``age`` seconds old."""
+        return int(self._clock() - age)
+
     def known(self, places: list[Place]) -> Deferred[set[Place]]:
         """Return those of ``places`` that hold the bytes of a blob, or of an upload under way."""
         return self._database.read(partial(_known, places=places))

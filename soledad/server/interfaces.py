@@ -285,6 +285,13 @@ class IByteStore(Interface):
     def delete(place: Place) -> Deferred[None]:
         """Remove what is at the place, if there is anything."""
 
+    def put_aside(place: Place) -> Deferred[str]:
+        """
+        Keep what is at the place where no place is, for a person to look at; return where.
+
+        :raise BlobNotFound: there is nothing at that place.
+        """
+
     def list(after: str = "", limit: int = PAGE) -> Deferred[list[Found]]:
         """Return up to ``limit`` things whose names come after ``after``, in the order of the names."""
 

@@ -71,6 +71,11 @@ class Parts:
     _database: Database
     _processes: LockedFiles
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes use the folder at this moment."""
+        return bool(self._processes.others())
+
     def close(self) -> None:
         """Close it all; nothing runs any more."""
         self._database.close()

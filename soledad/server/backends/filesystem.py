@@ -1,8 +1,8 @@
 """
 Bytes in files: ``root/user/namespace/s/som/some-b/some-blob-id.<upload>``.
 
-A file has no name until it is complete and durable, where the system can do that (``O_TMPFILE``); elsewhere it has its
-final name from the start, and it is still nobody's before its row is written.  Source: docs/server.rst, "Files".
+A file has no name until it is complete and durable, where the system can do that (``O_TMPFILE``); elsewhere, and when
+it comes in parts, its name ends in ``.part`` until then.  Source: docs/server.rst, "Files".
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from soledad.writeback import Writeback
 
 #: Lengths of the names of a blob's folders, each a beginning of its id.
 PREFIXES = (1, 3, 6)
+#: How the name of a file ends that was put aside.
+ASIDE = ".aside"
 #: Folders that are known to be durable, at most; beyond that they are synced once more.
 _KNOWN_LIMIT = 10_000
 #: An identifier without its capitals, a bit for each capital, the upload.
@@ -210,6 +212,10 @@ class FileBytes:
         """See `IByteStore`."""
         return self._worker.run(self._delete, place)
 
+    def put_aside(self, place: Place) -> Deferred[str]:
+        """See `IByteStore`."""
+        return self._worker.run(self._put_aside, place)
+
     def list(self, after: str = "", limit: int = PAGE) -> Deferred[builtin_list[Found]]:
         """See `IByteStore`."""
         return self._worker.run(self._list, after, limit)
@@ -260,6 +266,13 @@ class FileBytes:
     def _delete(self, place: Place) -> None:
         with storage_errors():
             self._files.remove(self.path(place))
+
+    def _put_aside(self, place: Place) -> str:
+        path = self.path(place)
+        with storage_errors(place):
+            self._files.rename(path, path + ASIDE)
+            self._files.sync_folder(os.path.dirname(path))
+        return path + ASIDE
 
     def _list(self, after: str, limit: int) -> builtin_list[Found]:
         found: builtin_list[Found] = []
@@ -339,7 +352,10 @@ class _Draft:
         assert self._file is not None
         with storage_errors():
             self._files.sync(self._file)
-            if not self._named:
+            if self._named:
+                path = self._store.path(self._place)
+                self._files.rename(path + PART, path)
+            else:
                 self._name()
             self._files.sync_folder(self._path_of_folder())
             self._close()
@@ -353,7 +369,7 @@ class _Draft:
                 self._files.remove(self._store.path(self._place))
 
     def _create(self) -> None:
-        self._file, nameless = self._files.create(self._folder(), file_name(self._place))
+        self._file, nameless = self._files.create(self._folder(), file_name(self._place) + PART)
         self._writeback = Writeback(self._file)
         self._named = not nameless
 

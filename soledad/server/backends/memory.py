@@ -24,6 +24,9 @@ from soledad.server.processes import Alone
 from soledad.streams import Budget, WorkerConsumer, WorkerProducer, pour, send
 from soledad.wire.routes import PAGE
 
+#: How the name ends of what was put aside.
+ASIDE = ".aside"
+
 
 @implementer(IByteStore)
 @define(eq=False)
@@ -36,6 +39,7 @@ class MemoryBytes:
     _worker: Worker = field(factory=InPlace)
     _kept: dict[Place, tuple[bytes, float]] = field(factory=dict, init=False)
     _parts: dict[Place, MemoryPart] = field(factory=dict, init=False)
+    _aside: dict[str, bytes] = field(factory=dict, init=False)
 
     @deferred
     async def write(self, place: Place, producer: IBodyProducer) -> Stored:
@@ -71,6 +75,14 @@ class MemoryBytes:
         self._kept.pop(place, None)
         self._parts.pop(place, None)
         return succeed(None)
+
+    def put_aside(self, place: Place) -> Deferred[str]:
+        """See `IByteStore`."""
+        if place not in self._kept:
+            return fail(BlobNotFound(place.blob_id, place.namespace))
+        name = f"{place.upload}{ASIDE}"
+        self._aside[name] = self._kept.pop(place)[0]
+        return succeed(name)
 
     def list(self, after: str = "", limit: int = PAGE) -> Deferred[builtin_list[Found]]:
         """See `IByteStore`."""
