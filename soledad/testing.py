@@ -55,7 +55,7 @@ from soledad.errors import SoledadError, StorageError
 from soledad.model.ids import user_id
 from soledad.server.accounts import Accounts
 from soledad.server.backends.memory import memory_backend, memory_database
-from soledad.server.interfaces import Found, IByteStore, Place, Stored
+from soledad.server.interfaces import Found, IByteStore, IPart, Place, Stored
 from soledad.server.service import make_root, make_site
 from soledad.streams import Budget, MemoryConsumer
 from soledad.wire.routes import PAGE
@@ -288,6 +288,18 @@ class _FlippedBytes:
     def list(self, after: str = "", limit: int = PAGE) -> Deferred[list[Found]]:
         """See `IByteStore`."""
         return self._bytes.list(after, limit)
+
+    def put_aside(self, place: Place) -> Deferred[str]:
+        """See `IByteStore`."""
+        return self._bytes.put_aside(place)
+
+    def begin(self, place: Place) -> Deferred[None]:
+        """See `IByteStore`."""
+        return self._bytes.begin(place)
+
+    def resume(self, place: Place) -> Deferred[IPart]:
+        """See `IByteStore`."""
+        return self._bytes.resume(place)
 
 
 @implementer(IConsumer)

@@ -45,6 +45,8 @@ ONLY_FOR: dict[str, set[str]] = {
         "soledad.server.claims",
         "soledad.server.database",
         "soledad.server.index",
+        "soledad.server.pending",
+        "soledad.server.repairs",
         "soledad.server.rows",
         "soledad.server.schema",
     },

@@ -330,9 +330,10 @@ class IRemoteUploads(Interface):
 
     def offset(upload: str) -> Deferred[int]:
         """
-        Return how many bytes the server has durably.
+        Return how many bytes the server has durably; a call of `append` that the server still has ends.
 
-        :raise UploadNotFound: it has ended, or has expired.
+        :raise UploadNotFound: it has ended, or has expired.  If the answer to the last `append` was lost, the blob may
+            be there: its tag tells whether it is this one.
         """
 
     def append(upload: str, offset: int, producer: IBodyProducer) -> Deferred[int]:
@@ -342,14 +343,15 @@ class IRemoteUploads(Interface):
         :return: fires with the offset after it, once these bytes are durable; with the last byte, once the blob is.
         :raise UploadNotFound: it has ended, or has expired.
         :raise WrongOffset: the server has another number of bytes; none was taken.
-        :raise BlobExists: the id was taken meanwhile.
+        :raise BlobExists: the id was taken meanwhile; nothing is left of the upload.
+        :raise UploadBusy: an earlier connection is still at it, in another process of the server.
         """
 
     def abandon(upload: str) -> Deferred[None]:
         """
-        End an upload; nothing is left of it.
+        End an upload; nothing is left of it.  If it has become a blob, that stays.
 
-        :raise UploadNotFound: it has ended, or has expired.
+        :raise UploadNotFound: it was abandoned, or has expired.
         """
 
 

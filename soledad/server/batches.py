@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, insert
 
 from soledad.errors import BlobExists, BlobNotFound, QuotaExceeded, StorageError, StorageFailed
 from soledad.model.blob import BlobInfo
 from soledad.model.ids import BlobId, Namespace, UserId
 from soledad.server.interfaces import Place, Stored
-from soledad.server.rows import advance, groups, info_of, live_rows, place_of, release, user_row
+from soledad.server.rows import (
+    advance,
+    end_expired,
+    give_back,
+    groups,
+    info_of,
+    live_rows,
+    place_of,
+    set_aside_for,
+    user_row,
+)
 from soledad.server.schema import blobs, reservations
 
 
@@ -26,6 +36,7 @@ def reserve_batch(
     wanted: Sequence[tuple[BlobId, int]],
     owner: str,
     default: int | None,
+    now: int,
 ) -> list[StorageError | None]:
     """
     Set room aside for those of ``wanted`` (ids and bytes) that may be stored; return why not for each other.
@@ -33,8 +44,9 @@ def reserve_batch(
     :param default: the quota of users who have none of their own.
     """
     row = user_row(connection, user, writes=True)
+    end_expired(connection, user, now)
     quota = default if row.quota is None else row.quota
-    available = None if quota is None else max(0, quota - row.used - _reserved(connection, user))
+    available = None if quota is None else max(0, quota - row.used - set_aside_for(connection, user))
     taken: set[BlobId] = set(live_rows(connection, user, namespace, [blob_id for blob_id, _ in wanted]))
     outcomes: list[StorageError | None] = []
     total = 0
@@ -53,11 +65,6 @@ def reserve_batch(
     return outcomes
 
 
-def _reserved(connection: Connection, user: UserId) -> int:
-    total = select(func.coalesce(func.sum(reservations.c.size), 0)).where(reservations.c.user_id == user)
-    return int(connection.execute(total).scalar_one())
-
-
 def commit_batch(connection: Connection, batch: Sequence[tuple[Place, Stored]], date: int) -> set[Place]:
     """
     Make the blobs exist, whose bytes are durable already; return those whose ids were taken meanwhile.
@@ -68,7 +75,7 @@ def commit_batch(connection: Connection, batch: Sequence[tuple[Place, Stored]], 
     user, namespace = first.user, first.namespace
     user_row(connection, user, writes=True)
     taken = set(live_rows(connection, user, namespace, [place.blob_id for place, _ in batch]))
-    if not release(connection, user, first.upload):
+    if not give_back(connection, first):
         # Other processes took this one for dead, and the room may be another's by now.
         raise StorageFailed("the reservation is gone")
     new = [(place, stored) for place, stored in batch if place.blob_id not in taken]

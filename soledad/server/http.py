@@ -230,8 +230,7 @@ class _Exchange:
             request.setHeader(name.encode("ascii"), value.encode("ascii"))
 
     def _fail(self, error: Exception) -> None:
-        if not isinstance(error, SoledadError) or isinstance(error, StorageFailed | StorageFull):
-            _log.failure("A request failed", failure=Failure(error))
+        note_failure(error)
         if self._gone:
             return
         if self._request.startedWriting:
@@ -245,6 +244,12 @@ class _Exchange:
     def _abort(self) -> None:
         if not self._gone:
             self._request.transport.abortConnection()
+
+
+def note_failure(error: Exception) -> None:
+    """Let the operator know of an error that is not the client's."""
+    if not isinstance(error, SoledadError) or isinstance(error, StorageFailed | StorageFull):
+        _log.failure("A request failed", failure=Failure(error))
 
 
 def error_answer(error: Exception) -> Answer:

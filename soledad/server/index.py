@@ -46,8 +46,21 @@ from soledad.server.claims import claim, has_lapsed, lapse, set_flags
 from soledad.server.database import Database, Unit
 from soledad.server.interfaces import Place, Stored
 from soledad.server.processes import IProcesses
-from soledad.server.rows import Key, advance, at, info_of, key_of, live, place_of, release, required, user_row
-from soledad.server.schema import blobs, flagged, reservations, users
+from soledad.server.rows import (
+    Key,
+    advance,
+    at,
+    end_expired,
+    give_back,
+    info_of,
+    key_of,
+    live,
+    place_of,
+    required,
+    set_aside_for,
+    user_row,
+)
+from soledad.server.schema import blobs, flagged, reservations, uploads, users
 from soledad.wire.listing import Page
 
 T = TypeVar("T")
@@ -79,7 +92,8 @@ class Index:
         :raise BlobExists: the id is taken.
         :raise QuotaExceeded: there is no room.
         """
-        unit = partial(_reserve, place=place, size=size, owner=self._processes.name, default=self._default_quota)
+        owner, now = self._processes.name, self._now()
+        unit = partial(set_aside, place=place, size=size, owner=owner, default=self._default_quota, now=now)
         # After a power cut nobody has anything set aside: this need not outlast one.
         try:
             await self._database.write(unit, durable=False)
@@ -91,7 +105,7 @@ class Index:
 
     def release(self, place: Place) -> Deferred[bool]:
         """Give back what was set aside for an upload; tell whether there was anything."""
-        return self._database.write(partial(release, user=place.user, upload=place.upload), durable=False)
+        return self._database.write(partial(give_back, place=place), durable=False)
 
     def commit(self, place: Place, stored: Stored) -> Deferred[None]:
         """
@@ -99,7 +113,7 @@ class Index:
 
         :raise BlobExists: another upload of the same id was faster.
         """
-        return self._database.write(partial(_commit, place=place, stored=stored, date=self._now()))
+        return self._database.write(partial(add_blob, place=place, stored=stored, date=self._now()))
 
     @deferred
     async def reserve_batch(
@@ -118,11 +132,13 @@ class Index:
             wanted=wanted,
             owner=self._processes.name,
             default=self._default_quota,
+            now=self._now(),
         )
         outcomes = await self._database.write(unit, durable=False)
         if any(isinstance(outcome, QuotaExceeded) for outcome in outcomes) and await self.release_dead():
             if None in outcomes:
-                await self._database.write(partial(release, user=user, upload=upload), durable=False)
+                place = Place(user, namespace, wanted[0][0], upload)
+                await self._database.write(partial(give_back, place=place), durable=False)
             outcomes = await self._database.write(unit, durable=False)
         return outcomes
 
@@ -222,8 +238,12 @@ class Index:
     def _now(self) -> int:
         return int(self._clock())
 
+    def date(self, age: float) -> int:
+        """Return when something was written that is ``age`` seconds old."""
+        return int(self._clock() - age)
+
     def known(self, places: list[Place]) -> Deferred[set[Place]]:
-        """Return those of ``places`` that hold the bytes of a blob."""
+        """Return those of ``places`` that hold the bytes of a blob, or of an upload under way."""
         return self._database.read(partial(_known, places=places))
 
     def rows(self, after: Key | None, limit: int) -> Deferred[list[tuple[Place, Stored]]]:
@@ -243,11 +263,12 @@ def _found(connection: Connection, key: Key, now: int) -> tuple[BlobInfo, Place]
     return info_of(row, now), place_of(row)
 
 
-def _commit(connection: Connection, place: Place, stored: Stored, date: int) -> None:
+def add_blob(connection: Connection, place: Place, stored: Stored, date: int) -> None:
+    """Make a blob of what is at a place, for which room is set aside."""
     number = advance(connection, place.user, stored.length)
     if live(connection, key_of(place)) is not None:
         raise BlobExists(place.blob_id, place.namespace)
-    if not release(connection, place.user, place.upload):
+    if not give_back(connection, place):
         # Other processes took this one for dead, and the room may be another's by now.
         raise StorageFailed("the reservation is gone")
     connection.execute(delete(blobs).where(*at(key_of(place))))
@@ -295,21 +316,25 @@ def _delete(connection: Connection, key: Key, tombstone: bytes | None, etag: str
 # --- room -----------------------------------------------------------------------------------------------------------
 
 
-def _reserve(connection: Connection, place: Place, size: int, owner: str, default: int | None) -> None:
+def set_aside(
+    connection: Connection, place: Place, size: int, owner: str | None, default: int | None, now: int
+) -> None:
+    """Set ``size`` bytes aside for an upload; without ``owner`` they stay so when this process is gone."""
     user = user_row(connection, place.user, writes=True)
     if live(connection, key_of(place)) is not None:
         raise BlobExists(place.blob_id, place.namespace)
     quota = default if user.quota is None else user.quota
     if quota is not None:
-        total = select(func.coalesce(func.sum(reservations.c.size), 0)).where(reservations.c.user_id == place.user)
-        available = max(0, quota - user.used - int(connection.execute(total).scalar_one()))
+        end_expired(connection, place.user, now)
+        available = max(0, quota - user.used - set_aside_for(connection, place.user))
         if size > available:
             raise QuotaExceeded(size, available)
     connection.execute(insert(reservations).values(user_id=place.user, upload=place.upload, owner=owner, size=size))
 
 
 def _owners(connection: Connection) -> list[str]:
-    return list(connection.execute(select(reservations.c.owner).distinct()).scalars())
+    owners = select(reservations.c.owner).where(reservations.c.owner.is_not(None)).distinct()
+    return list(connection.execute(owners).scalars())
 
 
 def _release_owners(connection: Connection, owners: list[str]) -> int:
@@ -407,7 +432,17 @@ def _expire(connection: Connection, user: UserId, now: int) -> int:
 
 
 def _known(connection: Connection, places: list[Place]) -> set[Place]:
-    return {place for place in places if (row := live(connection, key_of(place))) and row.upload == place.upload}
+    return {place for place in places if _holds_blob(connection, place) or _holds_upload(connection, place)}
+
+
+def _holds_blob(connection: Connection, place: Place) -> bool:
+    row = live(connection, key_of(place))
+    return row is not None and row.upload == place.upload
+
+
+def _holds_upload(connection: Connection, place: Place) -> bool:
+    named = (uploads.c.user_id == place.user, uploads.c.upload == place.upload, ~uploads.c.done)
+    return connection.execute(select(uploads.c.upload).where(*named)).first() is not None
 
 
 def _rows(connection: Connection, after: Key | None, limit: int) -> list[tuple[Place, Stored]]:

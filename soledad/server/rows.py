@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
 
 from soledad.errors import BlobNotFound, NoSuchUser
 from soledad.model.blob import BlobInfo, Flag
 from soledad.model.ids import BlobId, Namespace, UserId
 from soledad.server.interfaces import Place
-from soledad.server.schema import FLAG_BITS, blobs, reservations, users
+from soledad.server.schema import FLAG_BITS, blobs, reservations, uploads, users
 
 Key = tuple[UserId, Namespace, BlobId]
 T = TypeVar("T")
@@ -45,10 +45,25 @@ def advance(connection: Connection, user: UserId, used: int = 0, changes: int = 
     return int(number)
 
 
-def release(connection: Connection, user: UserId, upload: str) -> bool:
+def give_back(connection: Connection, place: Place) -> bool:
     """Give back what was set aside for an upload; tell whether there was anything."""
-    statement = delete(reservations).where(reservations.c.user_id == user, reservations.c.upload == upload)
+    statement = delete(reservations).where(reservations.c.user_id == place.user, reservations.c.upload == place.upload)
     return connection.execute(statement.returning(reservations.c.upload)).first() is not None
+
+
+def end_expired(connection: Connection, user: UserId, now: int) -> int:
+    """End the uploads of a user with which nobody went on in time; their bytes are strays from now on."""
+    expired = delete(uploads).where(uploads.c.user_id == user, uploads.c.expires <= now)
+    names = list(connection.execute(expired.returning(uploads.c.upload)).scalars())
+    for name in names:
+        connection.execute(delete(reservations).where(reservations.c.user_id == user, reservations.c.upload == name))
+    return len(names)
+
+
+def set_aside_for(connection: Connection, user: UserId) -> int:
+    """Return how many bytes are set aside for all uploads of a user."""
+    total = select(func.coalesce(func.sum(reservations.c.size), 0)).where(reservations.c.user_id == user)
+    return int(connection.execute(total).scalar_one())
 
 
 def at(key: Key) -> tuple[ColumnElement[bool], ...]:

@@ -138,11 +138,33 @@ reservations = Table(
     metadata,
     Column("user_id", String(64), primary_key=True),
     Column("upload", String(32), primary_key=True),
-    #: The server process that made it.
-    Column("owner", String(32), nullable=False),
+    #: The server process that made it; null: it is for an upload that outlasts processes.
+    Column("owner", String(32)),
     #: Bytes.
     Column("size", BigInteger, nullable=False),
 )
+
+#: Uploads that can be resumed; those that became a blob are remembered for a while.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("user_id", String(64), primary_key=True),
+    #: Its name, for the client, and in the byte store.
+    Column("upload", String(32), primary_key=True),
+    Column("namespace", String(64), nullable=False),
+    Column("blob_id", String(128), nullable=False),
+    #: Bytes of the whole blob.
+    Column("length", BigInteger, nullable=False),
+    #: How many of its bytes count: they are durable.  What the byte store has beyond them does not.
+    Column("received", BigInteger, nullable=False),
+    #: It became a blob.
+    Column("done", Boolean, nullable=False),
+    #: What the client said of it, as it said it.
+    Column("described", String(4096), nullable=False),
+    #: When it goes if nobody goes on with it.
+    Column("expires", BigInteger, nullable=False),
+)
+Index("uploads_by_expiry", uploads.c.user_id, uploads.c.expires)
 
 
 def _create(connection: Connection) -> None:

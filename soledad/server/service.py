@@ -39,6 +39,7 @@ from soledad.server.interfaces import IBlobsBackend
 from soledad.server.processes import LockedFiles
 from soledad.server.stream import StreamArea
 from soledad.server.streaming import StreamingSite
+from soledad.server.uploads import UploadsArea
 from soledad.streams import Budget
 
 #: Bytes that all transfers of a process may hold; answers that wait in the sockets come to about as much again.
@@ -66,6 +67,7 @@ def make_root(
     areas: dict[str, IArea] = {
         "blobs": BlobsArea(backend, max_blob, worker or InPlace()),
         "stream": StreamArea(backend, budget or Budget(), max_blob),
+        "uploads": UploadsArea(backend, max_blob),
     }
     return Root(Authenticator(accounts), areas)
 
@@ -83,6 +85,11 @@ class Parts:
     accounts: Accounts
     _database: Database
     _processes: LockedFiles
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes use the folder at this moment."""
+        return bool(self._processes.others())
 
     def close(self) -> None:
         """Close it all; nothing runs any more."""

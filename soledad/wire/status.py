@@ -47,8 +47,11 @@ TABLE = (
     Entry(errors.LengthRequired, 411, "length_required"),
     Entry(errors.PreconditionFailed, 412, "precondition_failed"),
     Entry(errors.TooLarge, 413, "too_large", (("limit", int),)),
+    Entry(errors.UnsupportedMediaType, 415, "unsupported_media_type", (("expected", str),)),
     Entry(errors.UnsatisfiableRange, 416, "unsatisfiable_range", (("size", int),)),
     Entry(errors.InvalidFlags, 422, "invalid_flags", (("reason", str),)),
+    Entry(errors.UploadBusy, 423, "upload_busy", (("upload", str),)),
+    Entry(errors.ChecksumMismatch, 460, "checksum_mismatch"),
     Entry(errors.TransferTimeout, 408, "too_slow"),
     Entry(errors.ServerFailed, 503, "unavailable"),
     Entry(errors.QuotaExceeded, 507, "quota_exceeded", (("asked", int), ("available", int))),
@@ -109,6 +112,8 @@ def decode_members(status: int, value: Mapping[str, Any], defaults: Mapping[str,
         return _PLAIN[status]()
     if status == 404 and defaults and {"blob_id", "namespace"} <= set(defaults):
         return errors.BlobNotFound(defaults["blob_id"], defaults["namespace"])
+    if status == 404 and defaults and set(defaults) == {"upload"}:
+        return errors.UploadNotFound(defaults["upload"])
     if status >= 500:
         return errors.ServerFailed(status)
     return errors.UnexpectedAnswer("not an answer of this protocol", status)

@@ -44,7 +44,7 @@ class SocketCase(TestCase):
         path.write_bytes(content)
         return path
 
-    async def listen(self, endpoint: IStreamServerEndpoint) -> str:
+    async def listen(self, endpoint: IStreamServerEndpoint, quota: int | None = None) -> str:
         """Start a server; return a token of alice's."""
         database, budget = memory_database(), Budget()
         accounts = Accounts(database, time)
@@ -55,7 +55,7 @@ class SocketCase(TestCase):
         self.addCleanup(port.stopListening)
         self.stop = port.stopListening
         self.port: int = port.getHost().port  # type: ignore[attr-defined]
-        return await accounts.add_user(ALICE)
+        return await accounts.add_user(ALICE, quota)
 
     async def client(self, token: str, cert_file: Path | None = None) -> Server:
         """Return a client of the server."""

@@ -36,9 +36,10 @@ from soledad.server.processes import Alone
 from soledad.server.service import Workers, open_parts
 from soledad.streams import Budget, BytesProducer, MemoryConsumer
 from tests.contracts.blobs_backend import BLOB, QUOTA, USER, BlobsBackendContract, ManualProducer
+from tests.contracts.uploads_backend import UploadsBackendContract
 
 
-class MemoryBackendTests(BlobsBackendContract, SynchronousTestCase):
+class MemoryBackendTests(UploadsBackendContract, BlobsBackendContract, SynchronousTestCase):
     """The backend in memory."""
 
     def make_backend(self, clock: Clock) -> tuple[BlobsBackend, Accounts]:
@@ -47,7 +48,7 @@ class MemoryBackendTests(BlobsBackendContract, SynchronousTestCase):
         return memory_backend(database, clock=clock.seconds), Accounts(database, clock.seconds)
 
 
-class FilesystemBackendTests(BlobsBackendContract, SynchronousTestCase):
+class FilesystemBackendTests(UploadsBackendContract, BlobsBackendContract, SynchronousTestCase):
     """The backend over files, as a server has it but for the threads."""
 
     def make_backend(self, clock: Clock) -> tuple[BlobsBackend, Accounts]:
@@ -67,7 +68,7 @@ class NamedFiles(Files):
         return os.open(os.path.join(folder, name), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), False
 
 
-class NamedFilesTests(BlobsBackendContract, SynchronousTestCase):
+class NamedFilesTests(UploadsBackendContract, BlobsBackendContract, SynchronousTestCase):
     """The same on a file system without ``O_TMPFILE``."""
 
     def make_backend(self, clock: Clock) -> tuple[BlobsBackend, Accounts]:

@@ -7,8 +7,7 @@ row, left by a process that was killed, are swept a day later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from secrets import token_hex
+from collections.abc import Iterable, Sequence
 
 from attrs import define
 from twisted.internet.defer import CancelledError, Deferred
@@ -29,8 +28,8 @@ from soledad.errors import (
 )
 from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
 from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
-from soledad.server.index import Index
-from soledad.server.interfaces import Found, IBlobsBackend, IByteStore, Place, Stored
+from soledad.server.backends.uploads import ResumableWrites
+from soledad.server.interfaces import Found, IBlobsBackend, Place, Stored
 from soledad.streams import MemoryConsumer
 from soledad.wire.listing import Page
 from soledad.wire.routes import PAGE
@@ -45,12 +44,8 @@ _log = Logger()
 
 @implementer(IBlobsBackend)
 @define(eq=False)
-class BlobsBackend:
+class BlobsBackend(ResumableWrites):
     """Blobs over an index and a byte store."""
-
-    index: Index
-    store: IByteStore
-    _new_name: Callable[[], str] = lambda: token_hex(16)
 
     @deferred
     async def write_blob(
@@ -265,9 +260,10 @@ class BlobsBackend:
 
     @deferred
     async def sweep(self, age: float = STRAY_AGE) -> int:
-        """Tidy up after killed processes, and let tombstones expire; return how many strays were removed."""
+        """Tidy up after killed processes; let tombstones and uploads expire; return how many strays were removed."""
         await self.index.release_dead()
         await self.index.expire()
+        await self.pending.expire()
         removed = 0
         after = ""
         while found := await self.store.list(after):
