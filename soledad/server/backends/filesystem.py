@@ -168,7 +168,7 @@ class Files:
         :param anchor: something on the same file system that was opened before the first of them was written.
         """
         if len(paths) >= TOGETHER and can_sync_file_system(anchor):
-            sync_file_system(anchor)
+            self.sync_file_system(anchor)
             return
         for path in paths:
             file = self.open(path)
@@ -178,6 +178,10 @@ class Files:
                 os.close(file)
         for folder in folders:
             self.sync_folder(folder)
+
+    def sync_file_system(self, anchor: int) -> None:
+        """Make all of a file system durable."""
+        sync_file_system(anchor)
 
     def open(self, path: str) -> int:
         """Open a file for reading."""
