@@ -512,6 +512,13 @@ class TooLarge(TransferError):
 
 
 @frozen(str=False)
+class MalformedStream(TransferError):
+    """A body that holds many blobs is not well-formed, or is cut off."""
+
+    reason: str = ""
+
+
+@frozen(str=False)
 class UnsatisfiableRange(TransferError):
     """The range lies outside of the blob on the server."""
 

@@ -22,6 +22,7 @@ from soledad.model.blob import (
     BlobInfo,
     BlobKey,
     ByteRange,
+    Flag,
     KnownBlob,
     Priority,
     Sealed,
@@ -486,6 +487,30 @@ class IRemoteBlobs(Interface):
     def count_blobs(route: ListRoute) -> Deferred[int]:
         """Return how many blobs the list would have."""
 
+    def get_flags(blob_id: BlobId, namespace: Namespace = DEFAULT) -> Deferred[tuple[Flag, ...]]:
+        """
+        Return the flags of a blob.
+
+        :raise BlobNotFound: there is no such blob.
+        """
+
+    def set_flags(blob_id: BlobId, flags: Sequence[Flag], namespace: Namespace = DEFAULT) -> Deferred[None]:
+        """
+        Replace the flags of a blob; ends a claim on it.
+
+        :raise BlobNotFound: there is no such blob.
+        """
+
+    def claim(blob_id: BlobId, seconds: int, namespace: Namespace = DEFAULT) -> Deferred[None]:
+        """
+        Take an item: it is PROCESSING for so many seconds (a day at most), unless its flags are set meanwhile.
+
+        After that it is PENDING again.
+
+        :raise BlobNotFound: there is no such blob.
+        :raise BlobBusy: it is PROCESSING already.
+        """
+
 
 class IRemoteUploads(Interface):
     """
@@ -539,7 +564,10 @@ class IRemoteStream(Interface):
         """
         Store blobs, each as `IRemoteBlobs.write_blob` does.
 
-        :return: fires, once all of them are durable, with `None` or an error for each, in their order.
+        :return: fires, once all of them are durable, with `None` or an error for each, in their order.  If it fails,
+            all of them were stored or none.
+        :raise TooLarge: there are more than 4,096 of them, or more than 64 MiB; nothing was sent.  One of more than
+            1 MiB is an error of its own.
         """
 
     def read_blobs(
@@ -549,5 +577,7 @@ class IRemoteStream(Interface):
         Return blobs.
 
         :param wanted: ids, and how many bytes each must have.
-        :return: fires with the stored bytes or an error for each, in their order.
+        :return: fires with the stored bytes or an error for each, in their order; one of another length is an
+            `UnexpectedAnswer`.
+        :raise TooLarge: more is wanted than one request may have; nothing was sent.
         """

@@ -26,6 +26,7 @@ from soledad.deferreds import unawaited
 from soledad.errors import (
     BadRequest,
     ConnectionFailed,
+    Forbidden,
     LengthRequired,
     NotAllowed,
     PathNotFound,
@@ -72,6 +73,8 @@ class Answer:
     headers: Mapping[str, str] = field(factory=dict)
     body: bytes = b""
     length: int | None = None
+    #: Nobody knows how many bytes there will be.
+    chunked: bool = False
     stream: Callable[[IConsumer], Deferred[None]] | None = None
 
 
@@ -91,6 +94,12 @@ def method_refused(call: Call, *allowed: str) -> Answer:
     """Answer a call whose method is not among those that are ``allowed``."""
     answer = error_answer(NotAllowed(call.method[:20]))
     return evolve(answer, headers={**answer.headers, "allow": ", ".join(allowed)})
+
+
+def check_owner(user: UserId, call: Call) -> None:
+    """:raise Forbidden: the path is another user's, or nobody's."""
+    if call.segments[0] != user:
+        raise Forbidden()
 
 
 async def small_body(call: Call, limit: int) -> bytes:
@@ -214,7 +223,7 @@ class _Exchange:
             if name.lower() not in (b"date", b"connection"):
                 request.responseHeaders.removeHeader(name)
         request.setHeader(b"server", b"soledad")
-        if answer.status not in (204, 304):
+        if answer.status not in (204, 304) and not answer.chunked:
             length = len(answer.body) if answer.length is None else answer.length
             request.setHeader(b"content-length", b"%d" % length)
         for name, value in answer.headers.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IConsumer
 from twisted.web.iweb import IBodyProducer
 from zope.interface import Attribute, Interface
 
+from soledad.errors import SoledadError, StorageError
 from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
 from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
 from soledad.wire.listing import Page
@@ -102,6 +103,31 @@ class IBlobsBackend(Interface):
         :raise WrongLength: the producer gave another number of bytes.
         """
 
+    def write_blobs(
+        user: UserId,
+        wanted: Sequence[tuple[BlobId | None, int]],
+        producer: IBodyProducer,
+        namespace: Namespace = DEFAULT,
+    ) -> Deferred[list[Stored | StorageError | None]]:
+        """
+        Store many blobs, whose bytes ``producer`` yields one after the other; if it fails, none is stored.
+
+        :param wanted: the id and the number of bytes of each; of one without an id the bytes are dropped.
+        :return: fires once all are durable and readers can see them, with what was stored, or `BlobExists` or
+            `QuotaExceeded`, for each.  If none can be stored, the producer is not asked for a byte.
+        :raise WrongLength: the producer gave another number of bytes.
+        """
+
+    def read_blobs(
+        user: UserId, blob_ids: Sequence[BlobId], namespace: Namespace, limit: int, largest: int
+    ) -> Deferred[list[bytes | SoledadError]]:
+        """
+        Return the first of many blobs: as many as have ``limit`` bytes together, one at least.
+
+        :param largest: a blob of more bytes is `TooLarge`, and not read.
+        :return: fires with the stored bytes, or an error, for each of them.
+        """
+
     def read_blob(
         user: UserId,
         blob_id: BlobId,
@@ -164,6 +190,14 @@ class IBlobsBackend(Interface):
         Replace the flags.
 
         :raise BlobNotFound: there is no such blob.
+        """
+
+    def claim(user: UserId, blob_id: BlobId, seconds: int, namespace: Namespace = DEFAULT) -> Deferred[None]:
+        """
+        Take an item: its one flag is PROCESSING for so long, and PENDING after that, unless flags are set meanwhile.
+
+        :raise BlobNotFound: there is no such blob.
+        :raise BlobBusy: it is PROCESSING already.
         """
 
     def list_blobs(
@@ -269,6 +303,20 @@ class IByteStore(Interface):
         :raise StorageFailed: the bytes may not be durable.
         """
 
+    def write_many(
+        portions: Sequence[tuple[Place | None, int]], producer: IBodyProducer
+    ) -> Deferred[list[Stored | None]]:
+        """
+        Store what ``producer`` yields, cut into portions of so many bytes; one without a place is dropped.
+
+        :return: fires once all of it would survive a power cut.  If it fails, or is cancelled, nothing is kept.
+        :raise StorageFull: there is no room.
+        :raise StorageFailed: the bytes may not be durable.
+        """
+
+    def read_many(places: Sequence[tuple[Place, int]]) -> Deferred[list[bytes | StorageError]]:
+        """Return all bytes of each place, so many as are named, or an error: for what is small."""
+
     def read(place: Place, consumer: IConsumer, start: int, length: int) -> Deferred[None]:
         """
         Write ``length`` bytes from ``start`` on to ``consumer``.
@@ -284,6 +332,13 @@ class IByteStore(Interface):
 
     def delete(place: Place) -> Deferred[None]:
         """Remove what is at the place, if there is anything."""
+
+    def put_aside(place: Place) -> Deferred[str]:
+        """
+        Keep what is at the place where no place is, for a person to look at; return where.
+
+        :raise BlobNotFound: there is nothing at that place.
+        """
 
     def list(after: str = "", limit: int = PAGE) -> Deferred[list[Found]]:
         """Return up to ``limit`` things whose names come after ``after``, in the order of the names."""

@@ -19,8 +19,9 @@ from soledad.deferreds import deferred
 from soledad.errors import QuotaExceeded, UploadNotFound
 from soledad.model.ids import UserId
 from soledad.server.database import Database
-from soledad.server.index import Index, add_blob, end_expired, give_back, set_aside
+from soledad.server.index import Index, add_blob, set_aside
 from soledad.server.interfaces import Place, Stored, Upload
+from soledad.server.rows import end_expired, give_back
 from soledad.server.schema import uploads
 
 #: Seconds after which an upload expires that gets no more bytes; and for which one that has ended is remembered.

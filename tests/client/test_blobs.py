@@ -7,7 +7,7 @@ can be broken at every byte.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -53,7 +53,7 @@ from soledad.errors import (
     UnexpectedAnswer,
     UnknownKey,
 )
-from soledad.model.blob import WHOLE, BlobInfo, ByteRange
+from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
 from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId, Namespace
 from soledad.streams import BytesProducer, MemoryConsumer
 from soledad.testing import MemoryServer, make_store
@@ -134,6 +134,21 @@ class Watched:
         """See `IRemoteBlobs`."""
         count: Deferred[int] = self._blobs.count_blobs(route)
         return count
+
+    def get_flags(self, blob_id: BlobId, namespace: Namespace = DEFAULT) -> Deferred[tuple[Flag, ...]]:
+        """See `IRemoteBlobs`."""
+        flags: Deferred[tuple[Flag, ...]] = self._blobs.get_flags(blob_id, namespace)
+        return flags
+
+    def set_flags(self, blob_id: BlobId, flags: Sequence[Flag], namespace: Namespace = DEFAULT) -> Deferred[None]:
+        """See `IRemoteBlobs`."""
+        done: Deferred[None] = self._blobs.set_flags(blob_id, flags, namespace)
+        return done
+
+    def claim(self, blob_id: BlobId, seconds: int, namespace: Namespace = DEFAULT) -> Deferred[None]:
+        """See `IRemoteBlobs`."""
+        done: Deferred[None] = self._blobs.claim(blob_id, seconds, namespace)
+        return done
 
 
 class Case(SynchronousTestCase):

@@ -8,7 +8,7 @@ those who have keys to say.  Source: docs/spec/blobs-http.rst.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -19,11 +19,11 @@ from zope.interface import implementer
 from soledad.client.interfaces import IRemoteBlobs
 from soledad.client.remote.http import Answer, ServerConnection
 from soledad.deferreds import deferred
-from soledad.errors import PreconditionFailed, UnexpectedAnswer
-from soledad.model.blob import WHOLE, BlobInfo, ByteRange
+from soledad.errors import InvalidFlags, PreconditionFailed, UnexpectedAnswer
+from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
 from soledad.model.ids import DEFAULT, BlobId, Namespace
 from soledad.streams import BytesProducer
-from soledad.wire.listing import Page, decode_count, decode_page
+from soledad.wire.listing import Page, decode_count, decode_flags, decode_page, encode_flags
 from soledad.wire.routes import TOMBSTONE_LIMIT, BlobRoute, ListRoute, format_range
 
 #: Bytes that the entry of one blob in a list has at most: the tombstone in base64, and the rest.
@@ -112,6 +112,33 @@ class RemoteBlobs:
     async def count_blobs(self, route: ListRoute) -> int:
         """See `IRemoteBlobs`."""
         return decode_count(await self._list(route, _ENTRY_SIZE))
+
+    @deferred
+    async def get_flags(self, blob_id: BlobId, namespace: Namespace = DEFAULT) -> tuple[Flag, ...]:
+        """See `IRemoteBlobs`."""
+        path = BlobRoute(self._server.user, blob_id, namespace, only_flags=True).path
+        answer, body = await self._server.ask("GET", path, known={"blob_id": blob_id, "namespace": namespace})
+        answer.expect(200)
+        try:
+            return decode_flags(body)
+        except InvalidFlags as error:
+            raise UnexpectedAnswer("not flags", answer.status) from error
+
+    @deferred
+    async def set_flags(self, blob_id: BlobId, flags: Sequence[Flag], namespace: Namespace = DEFAULT) -> None:
+        """See `IRemoteBlobs`."""
+        body = BytesProducer(encode_flags(dict.fromkeys(flags)))
+        await self._post(BlobRoute(self._server.user, blob_id, namespace), body)
+
+    @deferred
+    async def claim(self, blob_id: BlobId, seconds: int, namespace: Namespace = DEFAULT) -> None:
+        """See `IRemoteBlobs`."""
+        await self._post(BlobRoute(self._server.user, blob_id, namespace, claim=seconds), BytesProducer(b""))
+
+    async def _post(self, route: BlobRoute, body: IBodyProducer) -> None:
+        known = {"blob_id": route.blob_id, "namespace": route.namespace}
+        answer, _ = await self._server.ask("POST", route.path, body=body, known=known)
+        answer.expect(204)
 
     async def _list(self, route: ListRoute, limit: int) -> bytes:
         answer, body = await self._server.ask("GET", route.path, limit=limit)

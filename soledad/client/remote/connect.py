@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 
-from soledad.client.interfaces import IRemoteBlobs, IRemoteUploads
+from soledad.client.interfaces import IRemoteBlobs, IRemoteStream, IRemoteUploads
 from soledad.client.remote.agent import load_tls, make_agent
 from soledad.client.remote.blobs import RemoteBlobs
 from soledad.client.remote.http import ServerConnection, server_url
+from soledad.client.remote.stream import RemoteStream
 from soledad.client.remote.uploads import RemoteUploads
 from soledad.deferreds import Worker
 from soledad.errors import InvalidServerURL
@@ -47,6 +48,7 @@ class Server:
 
     blobs: IRemoteBlobs
     uploads: IRemoteUploads
+    stream: IRemoteStream
     _connection: ServerConnection
     _agent: ClosingAgent
 
@@ -54,7 +56,8 @@ class Server:
     def over(cls, agent: Any, reactor: Any, user: UserId, address: Address) -> Server:
         """Ask through ``agent``, which is closed with this."""
         connection = ServerConnection.over(agent, reactor, address.url, user, address.token)
-        return cls(RemoteBlobs(connection), RemoteUploads(connection), connection, agent)
+        parts = RemoteBlobs(connection), RemoteUploads(connection), RemoteStream(connection)
+        return cls(*parts, connection, agent)
 
     def set_token(self, token: str) -> None:
         """Use another token from the next request on. :raise InvalidServerURL: it is none."""

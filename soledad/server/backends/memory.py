@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from builtins import list as builtin_list
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from time import time
 from typing import Any
@@ -15,7 +15,8 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from soledad.deferreds import InPlace, Worker, deferred
-from soledad.errors import BlobNotFound, UploadBusy
+from soledad.errors import BlobNotFound, StorageError, UploadBusy
+from soledad.server.backends.batch import Portions
 from soledad.server.backends.blobs import BlobsBackend
 from soledad.server.database import Database
 from soledad.server.index import Index
@@ -23,6 +24,9 @@ from soledad.server.interfaces import Found, IByteStore, IPart, Place, Stored
 from soledad.server.processes import Alone
 from soledad.streams import Budget, WorkerConsumer, WorkerProducer, pour, send
 from soledad.wire.routes import PAGE
+
+#: How the name ends of what was put aside.
+ASIDE = ".aside"
 
 
 @implementer(IByteStore)
@@ -36,6 +40,7 @@ class MemoryBytes:
     _worker: Worker = field(factory=InPlace)
     _kept: dict[Place, tuple[bytes, float]] = field(factory=dict, init=False)
     _parts: dict[Place, MemoryPart] = field(factory=dict, init=False)
+    _aside: dict[str, bytes] = field(factory=dict, init=False)
 
     @deferred
     async def write(self, place: Place, producer: IBodyProducer) -> Stored:
@@ -45,6 +50,38 @@ class MemoryBytes:
         data = b"".join(pieces)
         self._kept[place] = (data, self._clock())
         return Stored(length, sha256(data).hexdigest())
+
+    @deferred
+    async def write_many(
+        self, portions: Sequence[tuple[Place | None, int]], producer: IBodyProducer
+    ) -> builtin_list[Stored | None]:
+        """See `IByteStore`."""
+        cutter = Portions([length for _, length in portions])
+        parts: builtin_list[builtin_list[bytes]] = [[] for _ in portions]
+
+        def take(pieces: builtin_list[bytes]) -> None:
+            for piece in pieces:
+                for number, part, _ in cutter.cut(piece):
+                    parts[number].append(part)
+
+        await pour(producer, WorkerConsumer(self._worker, take, self._budget))
+        stored: builtin_list[Stored | None] = []
+        for (place, length), pieces in zip(portions, parts, strict=True):
+            data = b"".join(pieces)
+            if place is not None:
+                self._kept[place] = (data, self._clock())
+            stored.append(None if place is None else Stored(length, sha256(data).hexdigest()))
+        return stored
+
+    def read_many(self, places: Sequence[tuple[Place, int]]) -> Deferred[builtin_list[bytes | StorageError]]:
+        """See `IByteStore`."""
+        return self._worker.run(self._read_many, places)
+
+    def _read_many(self, places: Sequence[tuple[Place, int]]) -> builtin_list[bytes | StorageError]:
+        return [
+            self._kept[place][0] if place in self._kept else BlobNotFound(place.blob_id, place.namespace)
+            for place, _ in places
+        ]
 
     @deferred
     async def read(self, place: Place, consumer: IConsumer, start: int, length: int) -> None:
@@ -71,6 +108,14 @@ class MemoryBytes:
         self._kept.pop(place, None)
         self._parts.pop(place, None)
         return succeed(None)
+
+    def put_aside(self, place: Place) -> Deferred[str]:
+        """See `IByteStore`."""
+        if place not in self._kept:
+            return fail(BlobNotFound(place.blob_id, place.namespace))
+        name = f"{place.upload}{ASIDE}"
+        self._aside[name] = self._kept.pop(place)[0]
+        return succeed(name)
 
     def list(self, after: str = "", limit: int = PAGE) -> Deferred[builtin_list[Found]]:
         """See `IByteStore`."""
