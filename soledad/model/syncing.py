@@ -6,7 +6,7 @@ Values only; `soledad.client.local.journal` keeps them, `soledad.client.sync` de
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from attrs import field, frozen
 
@@ -42,7 +42,7 @@ class Pending:
 
     #: This device's own entry in its checkpoint.
     count: int
-    commit: bytes
+    commit: str
     #: The tag of the head that it follows, and its own.
     follows: str | None
     tag: str
@@ -125,8 +125,3 @@ class Look:
     problems: tuple[Problem, ...]
     #: What no checkpoint tells the other devices yet.
     untold: tuple[Incident, ...]
-
-
-def revs_of(versions: Iterable[str]) -> str:
-    """Return revisions as `KnownRecord.revs` has them."""
-    return " ".join(versions)

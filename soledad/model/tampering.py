@@ -13,7 +13,7 @@ from attrs import frozen
 from soledad.model.ids import DocId, RecordName
 
 
-class Kind(IntEnum):
+class IncidentKind(IntEnum):
     """What was found; the numbers are those of checkpoints."""
 
     #: A record that is older than the one that was there before, or denies it.
@@ -51,7 +51,7 @@ class TamperPolicy(Enum):
 class Incident:
     """Something that a device has found."""
 
-    kind: Kind
+    kind: IncidentKind
     #: Seconds since 1970, by the clock of the device that found it.
     time: int
     #: The replica id of the store that found it.
@@ -76,7 +76,7 @@ class Reason(Enum):
 
 
 #: What is found when a record is set aside for a reason; the others are no fault of the server.
-FOUND = {Reason.OLDER: Kind.RECORD_BACK, Reason.FORGED: Kind.RECORD_FORGED}
+FOUND = {Reason.OLDER: IncidentKind.RECORD_BACK, Reason.FORGED: IncidentKind.RECORD_FORGED}
 
 
 @frozen

@@ -25,8 +25,8 @@ from soledad.model import revision
 from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Written
 from soledad.model.ids import DocId, RecordName, random_replica_id
-from soledad.model.syncing import Arrival, Known, KnownRecord, Look, Outgoing, Pending, Sent, Standing, revs_of
-from soledad.model.tampering import Incident, Kind, Problem, Reason, TamperPolicy
+from soledad.model.syncing import Arrival, Known, KnownRecord, Look, Outgoing, Pending, Sent, Standing
+from soledad.model.tampering import Incident, IncidentKind, Problem, Reason, TamperPolicy
 
 T = TypeVar("T")
 
@@ -62,9 +62,7 @@ def standing(cursor: Cursor) -> Standing:
     if row is None:
         return Standing()
     server, account, position, head, digest, checkpoint, count, restarting = row
-    return Standing(
-        server, account, position, head, int.from_bytes(digest, "big"), checkpoint, count, bool(restarting)
-    )
+    return Standing(server, account, position, head, int.from_bytes(digest, "big"), checkpoint, count, bool(restarting))
 
 
 def stand(cursor: Cursor, now: Standing) -> None:
@@ -95,10 +93,10 @@ def enter(cursor: Cursor, server: str, account: bytes, new_replica: str) -> None
     stand(cursor, Standing(server, account))
 
 
-def history(cursor: Cursor, server: str) -> bytes | None:
+def history(cursor: Cursor, server: str) -> str | None:
     """Return the history that a server had when it was met; `None`: it never was."""
     row = cursor.execute("SELECT history FROM sync_history WHERE server = ?", (server,)).fetchone()
-    return None if row is None else bytes(row[0])
+    return None if row is None else str(row[0])
 
 
 def policy(cursor: Cursor) -> TamperPolicy:
@@ -329,7 +327,7 @@ def forget(cursor: Cursor) -> None:
 
 
 def accept(
-    cursor: Cursor, now: Standing, found: bytes | None, arrived: bool, is_over: bool, others: Iterable[Incident]
+    cursor: Cursor, now: Standing, found: str | None, arrived: bool, is_over: bool, others: Iterable[Incident]
 ) -> list[Incident]:
     """
     Accept a head.
@@ -379,7 +377,7 @@ def incidents(cursor: Cursor, condition: str = "") -> list[Incident]:
     query = f"SELECT kind, time, device, name, doc_id FROM sync_incident {condition} ORDER BY id"
     return [
         Incident(
-            Kind(kind), time, device, None if name is None else RecordName(name.hex()), doc_id and DocId(doc_id)
+            IncidentKind(kind), time, device, None if name is None else RecordName(name.hex()), doc_id and DocId(doc_id)
         )
         for kind, time, device, name, doc_id in cursor.execute(query)
     ]
@@ -442,7 +440,7 @@ def _set(cursor: Cursor, key: str, value: object) -> None:
 
 
 def _revs(versions: Versions) -> str:
-    return revs_of(version.rev for version in versions)
+    return " ".join(version.rev for version in versions)
 
 
 @implementer(IJournal)
@@ -465,7 +463,7 @@ class LocalJournal:
         # Whatever becomes of the transaction: what was counted under a new name, nobody else has counted.
         self._documents.replica = documents.replica(cursor)
 
-    def history(self, server: str) -> Deferred[bytes | None]:
+    def history(self, server: str) -> Deferred[str | None]:
         """See `IJournal`."""
         return self._read(history, server)
 
@@ -497,9 +495,7 @@ class LocalJournal:
         """See `IJournal`."""
         return self._write(outgoing, records, size)
 
-    def hold_back(
-        self, found: Sequence[tuple[Problem, DocId]], same: Sequence[tuple[DocId, int]]
-    ) -> Deferred[None]:
+    def hold_back(self, found: Sequence[tuple[Problem, DocId]], same: Sequence[tuple[DocId, int]]) -> Deferred[None]:
         """See `IJournal`."""
         return self._write(hold_back, found, same)
 
@@ -512,14 +508,14 @@ class LocalJournal:
         return self._write(settle, now)
 
     def accept(
-        self, now: Standing, found: bytes | None, arrived: bool, is_over: bool, others: Sequence[Incident]
+        self, now: Standing, found: str | None, arrived: bool, is_over: bool, others: Sequence[Incident]
     ) -> Deferred[list[Incident]]:
         """See `IJournal`."""
         return self._write(accept, now, found, arrived, is_over, others)
 
-    def note(self, found: Sequence[tuple[Incident, str]]) -> Deferred[list[Incident]]:
+    def note(self, found: Sequence[tuple[Incident, str]], told: bool = False) -> Deferred[list[Incident]]:
         """See `IJournal`."""
-        return self._write(note, found)
+        return self._write(note, found, told)
 
     def stand(self, now: Standing) -> Deferred[None]:
         """See `IJournal`."""

@@ -68,7 +68,7 @@ DOCUMENTS = (
     );
     CREATE TABLE sync_history (                 -- what each server was when it was met first
         server TEXT PRIMARY KEY,
-        history BLOB NOT NULL
+        history TEXT NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE sync_record (                  -- what the server has, as far as this device was told
         name BLOB PRIMARY KEY,
@@ -84,7 +84,7 @@ DOCUMENTS = (
     CREATE TABLE sync_push (                    -- the push of which is not known whether it arrived
         id INTEGER PRIMARY KEY CHECK (id = 1),
         count INTEGER NOT NULL,
-        commit_id BLOB NOT NULL,
+        commit_id TEXT NOT NULL,
         follows TEXT,
         tag TEXT NOT NULL,
         digest BLOB NOT NULL,
