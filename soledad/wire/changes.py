@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from attrs import define, field, frozen
 
@@ -121,6 +121,11 @@ class Push:
     checkpoint: bytes = field(repr=False)
 
 
+def is_cursor(text: str) -> bool:
+    """Tell whether a text has the form of a cursor."""
+    return _CURSOR.fullmatch(text) is not None
+
+
 # --- values to bytes ------------------------------------------------------------------------------------------------
 
 
@@ -171,7 +176,7 @@ _ENTRY = NAME_SIZE + HASH_SIZE
 
 
 @define(eq=False)
-class _Reader(ABC, Generic[T]):
+class Reader(ABC, Generic[T]):
     """
     Takes bytes as they come, and gives the items that they complete: a head, a count, and so many items.
 
@@ -259,7 +264,7 @@ class _Reader(ABC, Generic[T]):
             return
         if not self.checkpoint and (count or self.more or self.cursor):
             raise self._error("no checkpoint")
-        if self.checkpoint and not _CURSOR.fullmatch(self.cursor):
+        if self.checkpoint and not is_cursor(self.cursor):
             raise self._error("no cursor")
         if self.more and not count:
             raise self._error("more than nothing")
@@ -274,7 +279,7 @@ class _Reader(ABC, Generic[T]):
 
 
 @define(eq=False)
-class _RecordsReader(_Reader[SealedRecord]):
+class RecordsReader(Reader[SealedRecord]):
     """Reads a page of records, or a push."""
 
     #: Whether names have to ascend.
@@ -301,7 +306,7 @@ class _RecordsReader(_Reader[SealedRecord]):
 
 
 @define(eq=False)
-class _NamesReader(_Reader[NamedHash]):
+class NamesReader(Reader[NamedHash]):
     """Reads a page of names and hashes."""
 
     def _items(self, data: bytes, at: int) -> tuple[list[NamedHash], int]:
@@ -318,27 +323,27 @@ class _NamesReader(_Reader[NamedHash]):
         return names, at
 
 
-def page_reader(limit: int, chosen: bool = False) -> _RecordsReader:
+def page_reader(limit: int, chosen: bool = False) -> RecordsReader:
     """
     Return what reads a page of at most ``limit`` records.
 
     :param chosen: they were asked for by their names, and come in the order of these.
     :raise UnexpectedAnswer: from it, and from those below: it is not such a page.
     """
-    return _RecordsReader(_RECORDS, limit, UnexpectedAnswer, chosen)
+    return RecordsReader(_RECORDS, limit, UnexpectedAnswer, chosen)
 
 
-def names_reader(limit: int) -> _NamesReader:
+def names_reader(limit: int) -> NamesReader:
     """Return what reads a page of at most ``limit`` names."""
-    return _NamesReader(_NAMES, limit, UnexpectedAnswer)
+    return NamesReader(_NAMES, limit, UnexpectedAnswer)
 
 
-def push_reader() -> _RecordsReader:
+def push_reader() -> RecordsReader:
     """Return what reads a push. :raise BadRequest: from it: it is none."""
-    return _RecordsReader(_PUSH, RECORDS_LIMIT, BadRequest, True)
+    return RecordsReader(_PUSH, RECORDS_LIMIT, BadRequest, True)
 
 
-def head_of(reader: _RecordsReader | _NamesReader, blobs: str = "") -> SyncHead:
+def head_of(reader: Reader[Any], blobs: str = "") -> SyncHead:
     """Return the head that the page had which was read."""
     reader.end()
     return SyncHead(reader.cursor, reader.checkpoint or None, blobs)
