@@ -291,8 +291,8 @@ class Exchange:
         self._replica = (await self._parts.journal.look()).replica
         self._pending = None
         _log.warn(
-            "This store is a copy, or was restored from one: it is replica {replica} from now on; {number} documents that"
-            " were not sent yet have new revisions",
+            "This store is a copy, or was restored from one: it is replica {replica} from now on; {number}"
+            " documents that were not sent yet have new revisions",
             replica=self._replica,
             number=len(written),
         )
