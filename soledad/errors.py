@@ -459,6 +459,20 @@ class MalformedContainer(CryptoError):
 
 
 @frozen(str=False)
+class MalformedRecord(CryptoError):
+    """A record opened, and what is inside is not a document under that name."""
+
+    reason: str
+
+
+@frozen(str=False)
+class MalformedCheckpoint(CryptoError):
+    """A checkpoint opened, and what is inside is none."""
+
+    reason: str
+
+
+@frozen(str=False)
 class UnknownKey(CryptoError):
     """The container is sealed under a key that this keyring does not have."""
 
@@ -470,6 +484,19 @@ class AuthenticationFailed(CryptoError):
     """The bytes are not what was sealed: altered, cut, or for another account, namespace or id."""
 
     chunk: int | None = None
+
+
+@frozen(str=False)
+class TamperingDetected(CryptoError):
+    """The server was found not to tell the truth, and the store's policy is not to go on with it."""
+
+    #: What was found: names of `soledad.IncidentKind`.
+    kinds: tuple[str, ...]
+
+
+@frozen(str=False)
+class ServerRolledBack(TamperingDetected):
+    """The server shows an older state than before: restored from a backup, which somebody may say, or an attack."""
 
 
 # --- the exchange failed ------------------------------------------------------------------------------

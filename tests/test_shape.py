@@ -48,6 +48,7 @@ ONLY_FOR: dict[str, set[str]] = {
         "soledad.server.pending",
         "soledad.server.repairs",
         "soledad.server.rows",
+        "soledad.server.records",
         "soledad.server.schema",
     },
     "platformdirs": {"soledad.client.api"},

@@ -31,9 +31,12 @@ from soledad.model.blob import (
 )
 from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Changes, Stored, Written
-from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace
+from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace, RecordName
 from soledad.model.index import Bound, Key, Slice
+from soledad.model.syncing import Known, Look, Outgoing, Pending, Pulled, Sent, Standing
+from soledad.model.tampering import Incident, Problem, TamperPolicy
 from soledad.model.transfer import Direction, Queued
+from soledad.wire.changes import NAMES_LIMIT, RECORDS_LIMIT, Idle, NamesPage, Push, SyncHead, SyncPage
 from soledad.wire.listing import Page
 from soledad.wire.routes import ListRoute
 
@@ -164,6 +167,89 @@ class IDocuments(Interface):
 
     def whats_changed(generation: int) -> Deferred[Changes]:
         """Return what changed after a generation, each document once, at its latest change, ascending."""
+
+
+class IJournal(Interface):
+    """
+    What this device knows of the documents on the server, and what it has still to send there.
+
+    What changes something fires once it is durable, and fails with `StorageFull` or `StorageFailed` when nothing
+    was changed.  One sync at a time uses it.
+    """
+
+    def look() -> Deferred[Look]:
+        """Return what there is to know before a sync begins."""
+
+    def enter(server: str, account: bytes) -> Deferred[None]:
+        """Begin with a server (its URL) and an account; with others than before, nothing is known of the server."""
+
+    def history(server: str) -> Deferred[str | None]:
+        """Return the history that the server had when it was met first."""
+
+    def known(names: Sequence[RecordName]) -> Deferred[Known]:
+        """Return what is known of records."""
+
+    def hashes() -> Deferred[dict[RecordName, bytes]]:
+        """Return names and hashes of all records that the server has, as far as is known."""
+
+    def take(arrivals: Sequence[Pulled], now: Standing) -> Deferred[list[Applied]]:
+        """Take records, and note them and how far that is, in one transaction; fire with what became of them."""
+
+    def missing(names: Collection[RecordName], now: Standing) -> Deferred[None]:
+        """Note that the server has lost records: what is here of them is to be sent again."""
+
+    def outgoing(records: int, size: int) -> Deferred[list[Outgoing]]:
+        """Return documents that are to be sent: so many at most, and no more once they have ``size`` bytes of text."""
+
+    def hold_back(found: Sequence[tuple[Problem, DocId]], same: Sequence[tuple[DocId, int]]) -> Deferred[None]:
+        """Let documents not go out: because of problems, or because the server has them just so."""
+
+    def keep(push: Pending, sent: Sequence[Sent]) -> Deferred[None]:
+        """Keep a push, to the byte, before it is sent."""
+
+    def settle(now: Standing) -> Deferred[None]:
+        """Note that the push arrived; documents that were changed since they were read for it wait for the next one."""
+
+    def accept(
+        now: Standing, found: str | None, arrived: bool, is_over: bool, others: Sequence[Incident]
+    ) -> Deferred[list[Incident]]:
+        """
+        Accept a head.
+
+        :param found: its history.
+        :param arrived: whether the push that was kept is in it.
+        :param is_over: whether it is clear what became of that push.
+        :param others: what other devices have found; fires with what of it was not known.
+        """
+
+    def note(found: Sequence[tuple[Incident, str]], told: bool = False) -> Deferred[list[Incident]]:
+        """
+        Note what was found, each with the evidence; fire with what was not known before.
+
+        :param told: whether the other devices know it.
+        """
+
+    def stand(now: Standing) -> Deferred[None]:
+        """Note how far this device is."""
+
+    def become() -> Deferred[list[tuple[DocId, Written]]]:
+        """
+        Take a new name as a replica, as this store is a copy; count what the server has not got under it.
+
+        :return: fires with what was written.
+        """
+
+    def problems() -> Deferred[list[Problem]]:
+        """Return what is set aside."""
+
+    def incidents() -> Deferred[list[Incident]]:
+        """Return what was found, here and by other devices."""
+
+    def policy() -> Deferred[TamperPolicy]:
+        """Return what is done when something is found."""
+
+    def set_policy(wanted: TamperPolicy) -> Deferred[None]:
+        """Do something else from now on."""
 
 
 class IQueries(Interface):
@@ -580,4 +666,54 @@ class IRemoteStream(Interface):
         :return: fires with the stored bytes or an error for each, in their order; one of another length is an
             `UnexpectedAnswer`.
         :raise TooLarge: more is wanted than one request may have; nothing was sent.
+        """
+
+
+class IRemoteDocuments(Interface):
+    """
+    The sealed records of one user's documents on the server, and the checkpoint over them all.
+
+    Nothing is opened here.  Besides what is named, every method fails with a `TransferError`; what is not exactly the
+    protocol's, or not what was asked for, is `UnexpectedAnswer`.  Source: docs/spec/documents-sync.rst.
+    """
+
+    def pull(since: str = "", known: str | None = None, limit: int = RECORDS_LIMIT) -> Deferred[SyncPage | Idle]:
+        """
+        Return the next page of what changed.
+
+        :param since: the cursor of the page before, or of the last head; empty: from the beginning.
+        :param known: the tag of the head up to which this device has all: then, if it is still that, there is no page.
+        :raise StaleToken: the server does not know the cursor: it was put back to an older state.
+        """
+
+    def head() -> Deferred[SyncHead]:
+        """Return the head alone."""
+
+    def names(after: str = "", tag: str | None = None, limit: int = NAMES_LIMIT) -> Deferred[NamesPage]:
+        """
+        Return a page of the names and hashes of all records, in the order of names.
+
+        :param after: the last name of the page before; empty: from the beginning.
+        :param tag: that of the head which it must be of: the first page's.
+        :raise PreconditionFailed: the head is another one since: begin again.
+        """
+
+    def fetch(names: Collection[RecordName]) -> Deferred[SyncPage]:
+        """
+        Return those records of at most 100 that there are, in the order of names.
+
+        When there are ``more``, those behind the last one have to be asked for again.
+        """
+
+    def push(push: Push, follows: str | None) -> Deferred[SyncHead]:
+        """
+        Store records and the checkpoint after them, all or nothing.
+
+        Whether it was stored is not known when it fails with a `RetriableTransferError`, or is cancelled.
+
+        :param follows: the tag of the head that it follows; `None`: it is the first.
+        :return: fires once it is durable, with the new head (``blobs`` is not told).
+        :raise PreconditionFailed: the head is another one; nothing was stored.
+        :raise QuotaExceeded: the server has no room for it; nothing was stored.
+        :raise TooLarge: it has too many bytes.
         """

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from soledad.errors import NoSuchUser, UserExists
 from soledad.model.ids import UserId
 from soledad.server.database import Database
-from soledad.server.schema import blobs, reservations, tokens, uploads, users
+from soledad.server.schema import blobs, records, reservations, sync_heads, sync_pushes, tokens, uploads, users
 
 #: Hex digits that tell one token of a user from another, for people.
 NAME_LENGTH = 12
@@ -68,7 +68,7 @@ class Accounts:
 
     def remove_user(self, user: UserId) -> Deferred[None]:
         """
-        Remove a user with all tokens and blobs; the bytes go when the byte store is swept.
+        Remove a user with all tokens, records and blobs; the bytes of blobs go when the byte store is swept.
 
         :raise NoSuchUser: there is none.
         """
@@ -136,7 +136,7 @@ def _add_user(connection: Connection, user: UserId, quota: int | None, date: int
 
 def _remove_user(connection: Connection, user: UserId) -> None:
     _require(connection, user)
-    for table in (tokens, reservations, uploads, blobs, users):
+    for table in (tokens, reservations, uploads, blobs, records, sync_pushes, sync_heads, users):
         connection.execute(delete(table).where(table.c.user_id == user))
 
 

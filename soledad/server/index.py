@@ -58,6 +58,7 @@ from soledad.server.rows import (
     place_of,
     required,
     set_aside_for,
+    stored_total,
     user_row,
 )
 from soledad.server.schema import blobs, flagged, reservations, uploads, users
@@ -251,7 +252,7 @@ class Index:
         return self._database.read(partial(_rows, after=after, limit=limit))
 
     def miscounted(self) -> Deferred[list[tuple[UserId, int, int]]]:
-        """Return the users whose total is not that of their blobs: user, total, what it should be."""
+        """Return the users whose total is not that of what they have: user, total, what it should be."""
         return self._database.read(_miscounted)
 
 
@@ -361,6 +362,11 @@ def _token(kind: str, user: Row[Any], number: int) -> str:
     return f"{kind}.{user.incarnation}.{number}"
 
 
+def blobs_head(user: Row[Any]) -> str:
+    """Return the token of the last change of a user's blobs."""
+    return _token(_BY_CHANGE, user, user.changed)
+
+
 def _number(kind: str, user: Row[Any], token: str) -> int:
     match = _TOKEN.fullmatch(token)
     if match is None or match[1] != kind:
@@ -458,10 +464,6 @@ def _rows(connection: Connection, after: Key | None, limit: int) -> list[tuple[P
 
 
 def _miscounted(connection: Connection) -> list[tuple[UserId, int, int]]:
-    total = (
-        select(func.coalesce(func.sum(blobs.c.length), 0))
-        .where(blobs.c.user_id == users.c.user_id, ~blobs.c.deleted)
-        .scalar_subquery()
-    )
+    total = stored_total()
     rows = connection.execute(select(users.c.user_id, users.c.used, total.label("total")).where(users.c.used != total))
     return [(row.user_id, int(row.used), int(row.total)) for row in rows]

@@ -11,14 +11,14 @@ from functools import partial
 from secrets import token_hex
 
 from attrs import define, field
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, select, update
 from twisted.internet.defer import Deferred
 
 from soledad.model.ids import UserId
 from soledad.server.database import Database
 from soledad.server.index import Index, add_blob, set_aside
 from soledad.server.interfaces import Place, Stored
-from soledad.server.rows import key_of
+from soledad.server.rows import key_of, stored_total
 from soledad.server.schema import blobs, users
 
 
@@ -86,10 +86,7 @@ def _adopt(connection: Connection, place: Place, stored: Stored, date: int, inca
 
 
 def _recount(connection: Connection) -> None:
-    total = select(func.coalesce(func.sum(blobs.c.length), 0)).where(
-        blobs.c.user_id == users.c.user_id, ~blobs.c.deleted
-    )
-    connection.execute(update(users).values(used=total.scalar_subquery()))
+    connection.execute(update(users).values(used=stored_total()))
 
 
 def _restore(connection: Connection) -> int:

@@ -15,7 +15,7 @@ from soledad.errors import BlobNotFound, NoSuchUser
 from soledad.model.blob import BlobInfo, Flag
 from soledad.model.ids import BlobId, Namespace, UserId
 from soledad.server.interfaces import Place
-from soledad.server.schema import FLAG_BITS, blobs, reservations, uploads, users
+from soledad.server.schema import FLAG_BITS, blobs, records, reservations, sync_heads, uploads, users
 
 Key = tuple[UserId, Namespace, BlobId]
 T = TypeVar("T")
@@ -121,3 +121,14 @@ def info_of(row: Row[Any], now: int) -> BlobInfo:
     return BlobInfo(
         row.blob_id, row.namespace, row.length, row.etag, flags, row.changed, bool(row.deleted), row.tombstone
     )
+
+
+def stored_total() -> ColumnElement[int]:
+    """Return what a user's total should be, for a statement about users: blobs, records, and the checkpoint."""
+    sums = (
+        select(func.coalesce(func.sum(blobs.c.length), 0)).where(blobs.c.user_id == users.c.user_id, ~blobs.c.deleted),
+        select(func.coalesce(func.sum(records.c.size), 0)).where(records.c.user_id == users.c.user_id),
+        select(func.coalesce(func.sum(sync_heads.c.size), 0)).where(sync_heads.c.user_id == users.c.user_id),
+    )
+    in_blobs, in_records, in_heads = (one.scalar_subquery() for one in sums)
+    return in_blobs + in_records + in_heads

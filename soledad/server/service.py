@@ -32,11 +32,13 @@ from soledad.server.backends.blobs import BlobsBackend
 from soledad.server.backends.filesystem import FileBytes
 from soledad.server.blobs import MAX_BLOB, BlobsArea
 from soledad.server.database import Database
+from soledad.server.documents import DocumentsArea
 from soledad.server.folder import DataFolder
 from soledad.server.http import IArea, Root
 from soledad.server.index import Index
-from soledad.server.interfaces import IBlobsBackend
+from soledad.server.interfaces import IBlobsBackend, IRecordsBackend
 from soledad.server.processes import LockedFiles
+from soledad.server.records import Records
 from soledad.server.stream import StreamArea
 from soledad.server.streaming import StreamingSite
 from soledad.server.uploads import UploadsArea
@@ -57,11 +59,14 @@ def make_root(
     accounts: Accounts,
     max_blob: int = MAX_BLOB,
     budget: Budget | None = None,
+    *,
+    records: IRecordsBackend | None = None,
     worker: Worker | None = None,
 ) -> Root:
     """
     Return the resource of a whole server.
 
+    :param records: where documents are kept; without it, none are taken.
     :param worker: where long answers are put together; here, if there is none.
     """
     areas: dict[str, IArea] = {
@@ -69,6 +74,8 @@ def make_root(
         "stream": StreamArea(backend, budget or Budget(), max_blob),
         "uploads": UploadsArea(backend, max_blob),
     }
+    if records is not None:
+        areas["sync"] = DocumentsArea(records, worker or InPlace())
     return Root(Authenticator(accounts), areas)
 
 
@@ -83,6 +90,7 @@ class Parts:
 
     backend: BlobsBackend
     accounts: Accounts
+    records: IRecordsBackend
     _database: Database
     _processes: LockedFiles
 
@@ -138,7 +146,8 @@ def open_parts(
     processes = LockedFiles.join(folder.processes)
     index = Index(database, processes, clock, default_quota)
     store = FileBytes(folder.blobs, workers.files, budget, clock=clock)
-    return Parts(BlobsBackend(index, store), Accounts(database, clock), database, processes)
+    records = Records(database, default_quota)
+    return Parts(BlobsBackend(index, store), Accounts(database, clock), records, database, processes)
 
 
 class Options(BaseOptions):
@@ -219,7 +228,15 @@ class ServerService(Service):
         except BaseException:
             self._workers.close()
             raise
-        self._root = make_root(self._parts.backend, self._parts.accounts, self._max_blob, budget, self._workers.reads)
+        parts = self._parts
+        self._root = make_root(
+            parts.backend,
+            parts.accounts,
+            self._max_blob,
+            budget,
+            records=parts.records,
+            worker=self._workers.reads,
+        )
         self._site = make_site(self._root, self._reactor, budget)
         self._sweeps = LoopingCall(self._sweep)
         self._sweeps.clock = self._reactor

@@ -9,9 +9,10 @@ from urllib.parse import urlsplit
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 
-from soledad.client.interfaces import IRemoteBlobs, IRemoteStream, IRemoteUploads
+from soledad.client.interfaces import IRemoteBlobs, IRemoteDocuments, IRemoteStream, IRemoteUploads
 from soledad.client.remote.agent import load_tls, make_agent
 from soledad.client.remote.blobs import RemoteBlobs
+from soledad.client.remote.documents import RemoteDocuments
 from soledad.client.remote.http import ServerConnection, server_url
 from soledad.client.remote.stream import RemoteStream
 from soledad.client.remote.uploads import RemoteUploads
@@ -49,6 +50,7 @@ class Server:
     blobs: IRemoteBlobs
     uploads: IRemoteUploads
     stream: IRemoteStream
+    documents: IRemoteDocuments
     _connection: ServerConnection
     _agent: ClosingAgent
 
@@ -56,8 +58,19 @@ class Server:
     def over(cls, agent: Any, reactor: Any, user: UserId, address: Address) -> Server:
         """Ask through ``agent``, which is closed with this."""
         connection = ServerConnection.over(agent, reactor, address.url, user, address.token)
-        parts = RemoteBlobs(connection), RemoteUploads(connection), RemoteStream(connection)
-        return cls(*parts, connection, agent)
+        return cls(
+            RemoteBlobs(connection),
+            RemoteUploads(connection),
+            RemoteStream(connection),
+            RemoteDocuments(connection),
+            connection,
+            agent,
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._connection.url
 
     def set_token(self, token: str) -> None:
         """Use another token from the next request on. :raise InvalidServerURL: it is none."""
