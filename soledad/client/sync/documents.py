@@ -86,6 +86,9 @@ class Parts:
     user: UserId
     #: The server's URL.
     server: str
+    #: Brings this device's keyring and the server's in step, and fires with `False` if the server's was put back; is
+    #: given whether a person said that the server was restored.
+    settle_keyring: Callable[[bool], Deferred[bool]] | None = None
 
 
 @frozen
@@ -112,10 +115,15 @@ class Exchange:
     _known: Checkpoint | None = field(init=False)
     _history: str | None = field(init=False)
     _problems: dict[RecordName, Problem] = field(init=False)
+    #: Which of them there were before.
+    _before: frozenset[RecordName] = field(init=False)
     _untold: bool = field(init=False)
     #: Whether somebody said that the server was restored: what is older there is no offence.
     _lenient: bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
+    #: Whether the server's keyring was looked at, and whether it is older than it was.
+    _settled: bool = field(default=False, init=False)
+    _is_keyring_back: bool = field(default=False, init=False)
     #: The change number of the blobs that the server has told last.
     blobs: str = field(default="", init=False)
 
@@ -128,8 +136,10 @@ class Exchange:
         :raise UnknownKey: the checkpoint is sealed under a key that only a newer keyring has.
         :raise PreconditionFailed: other devices were quicker each time.
         """
-        await self._begin()
+        generation = None
         for attempt in range(ATTEMPTS):
+            await self._begin()
+            generation = self._look.generation if generation is None else generation
             await self._pull()
             try:
                 await self._push()
@@ -139,20 +149,20 @@ class Exchange:
                 await self._pause(attempt)
             else:
                 break
-        return self._look.generation
+        assert generation is not None
+        return generation
 
     async def _begin(self) -> None:
-        keyring = self._parts.keys.keyring.keyring
-        account = bytes.fromhex(record_name(keyring.names_key, DocId("")))
         look = await self._parts.journal.look()
-        if (look.standing.server, look.standing.account) != (self._parts.server, account):
-            await self._parts.journal.enter(self._parts.server, account)
+        if (look.standing.server, look.standing.account) != (self._parts.server, self._account):
+            await self._parts.journal.enter(self._parts.server, self._account)
             look = evolve(await self._parts.journal.look(), generation=look.generation)
         self._look = look
         self._standing, self._replica, self._pending = look.standing, look.replica, look.pending
         self._known = _decoded(look.standing.checkpoint)
         self._history = None if self._known else await self._parts.journal.history(self._parts.server)
         self._problems = {problem.name: problem for problem in look.problems}
+        self._before = frozenset(self._problems)
         self._untold = bool(look.untold)
         self._lenient = look.standing.restarting
 
@@ -190,7 +200,8 @@ class Exchange:
 
     async def _pull_pages(self) -> Found | None:
         """Take what changed; return the head, or `None` if it is the one that was accepted last."""
-        known = None if self._problems or self._standing.restarting else self._standing.head
+        aside = any(one.reason is not Reason.TOO_BIG for one in self._problems.values())
+        known = None if aside or self._standing.restarting else self._standing.head
         following = self._parts.remote.pull(self._standing.cursor, known)
         while True:
             page = await following
@@ -243,9 +254,15 @@ class Exchange:
 
     async def _retry(self) -> None:
         """Look once more at what was set aside before: the server may have mended it, or the keyring may be newer."""
-        names = [one.name for one in self._look.problems if one.reason is not Reason.TOO_BIG][:CHOSEN_LIMIT]
-        self._look = evolve(self._look, problems=())
-        await self._fetch(names)
+        before, self._before = self._before, frozenset()
+        if any(one.reason is Reason.UNKNOWN_KEY for one in self._problems.values()):
+            await self._settle_keyring()
+        names = [
+            name
+            for name, one in self._problems.items()
+            if one.reason is not Reason.TOO_BIG and (name in before or one.reason is Reason.UNKNOWN_KEY)
+        ]
+        await self._fetch(names[:CHOSEN_LIMIT])
 
     async def _fetch(self, names: Sequence[RecordName]) -> None:
         """Take records by their names."""
@@ -260,6 +277,18 @@ class Exchange:
     # --- is it the truth? -----------------------------------------------------------------------------
 
     async def _open(self, sealed: SyncHead) -> Found:
+        """Open a checkpoint; with a newer keyring, if it takes one or speaks of one."""
+        try:
+            found = self._opened(sealed)
+            if found.checkpoint is None or found.checkpoint.keyring.generation <= self._keyring.generation:
+                return found
+        except UnknownKey:
+            if self._settled or self._parts.settle_keyring is None:
+                raise
+        await self._settle_keyring()
+        return self._opened(sealed)
+
+    def _opened(self, sealed: SyncHead) -> Found:
         if sealed.checkpoint is None:
             return Found(sealed, None)
         try:
@@ -270,6 +299,15 @@ class Exchange:
             return Found(sealed, None, is_forged=True)
         return Found(sealed, opened)
 
+    async def _settle_keyring(self) -> None:
+        """Look for a newer keyring, once."""
+        if self._settled or self._parts.settle_keyring is None:
+            return
+        self._settled = True
+        if not await self._parts.settle_keyring(self._standing.restarting):
+            self._is_keyring_back = True
+        self._go_on()
+
     def _judge(self, head: Found, digest: int) -> Verdict:
         if head.checkpoint is None:
             is_wrong = head.is_forged or (self._known is not None and not self._standing.restarting)
@@ -278,6 +316,8 @@ class Exchange:
         if self._standing.restarting:
             # All else is what a backup looks like.
             verdict = evolve(verdict, found=verdict.found & {IncidentKind.STATE_DIFFERS})
+        if self._is_keyring_back:
+            verdict = evolve(verdict, found=verdict.found | {IncidentKind.KEYRING_BACK})
         return verdict
 
     async def _look_for_copy(self, head: Found) -> None:
@@ -463,6 +503,9 @@ class Exchange:
         )
 
     async def _seal(self, plan: PushPlan) -> Pending:
+        if self._account != self._standing.account:
+            # The keyring was joined with another one meanwhile: begin anew.
+            raise PreconditionFailed()
         look = await self._parts.journal.look()
         now = int(self._parts.time())
         commit = Commit(self._standing.count + 1, urandom(16).hex(), now)
@@ -493,6 +536,11 @@ class Exchange:
     @property
     def _keyring(self) -> Keyring:
         return self._parts.keys.keyring.keyring
+
+    @property
+    def _account(self) -> bytes:
+        """Which keys names are made with: what they make of no document."""
+        return bytes.fromhex(record_name(self._keyring.names_key, DocId("")))
 
     @property
     def _commit(self) -> Commit | None:
