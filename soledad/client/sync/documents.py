@@ -200,9 +200,7 @@ class Exchange:
 
     async def _pull_pages(self) -> Found | None:
         """Take what changed; return the head, or `None` if it is the one that was accepted last."""
-        aside = any(one.reason is not Reason.TOO_BIG for one in self._problems.values())
-        known = None if aside or self._standing.restarting else self._standing.head
-        following = self._parts.remote.pull(self._standing.cursor, known)
+        following = self._parts.remote.pull(self._standing.cursor, self._standing.head if self._is_well else None)
         while True:
             page = await following
             self._go_on()
@@ -222,6 +220,22 @@ class Exchange:
             except BaseException:
                 await _abandoned(following)
                 raise
+
+    @property
+    def _is_well(self) -> bool:
+        """Whether there is nothing to be looked at again if the head is the one that was accepted last."""
+        aside = any(one.reason is not Reason.TOO_BIG for one in self._problems.values())
+        return not aside and not self._standing.restarting and self._claimed == self._standing.digest
+
+    @property
+    def _claimed(self) -> int:
+        """
+        What the records are together by the checkpoint that was accepted.
+
+        After an incident that may be something else than what was shown here.  What is pushed goes on from it: else a
+        device from which something is withheld would state that there is no such thing.
+        """
+        return self._standing.digest if self._known is None else self._known.digest
 
     async def _take(self, records: Sequence[SealedRecord], cursor: str) -> None:
         """Take records, and go on behind them."""
@@ -397,7 +411,13 @@ class Exchange:
             for one in of_records
         ]
         of_state = kinds - {incident.kind for incident, _ in incidents}
-        incidents += [(Incident(kind, now, self._replica), head.sealed.tag or "") for kind in sorted(of_state)]
+        tag, digest = head.sealed.tag or "", 0 if head.checkpoint is None else head.checkpoint.digest
+        # As long as the same is missing, it is the same.
+        difference = f"{(digest - self._standing.digest) % (1 << 256):x}"
+        incidents += [
+            (Incident(kind, now, self._replica), difference if kind is IncidentKind.STATE_DIFFERS else tag)
+            for kind in sorted(of_state)
+        ]
         new = await self._parts.journal.note(incidents)
         self._untold = self._untold or bool(new)
         for incident in new:
@@ -416,8 +436,10 @@ class Exchange:
             count = max(count, pending.count)
         if self._standing.restarting:
             self._known = _restarted(self._known, head.checkpoint)
-        else:
-            self._known = head.checkpoint or self._known
+        elif head.checkpoint is not None:
+            self._known = head.checkpoint
+        if self._known is not None and (self._standing.restarting or head.checkpoint is None):
+            self._known = evolve(self._known, digest=self._standing.digest)
         now = evolve(
             self._standing,
             head=head.sealed.tag,
@@ -514,7 +536,8 @@ class Exchange:
         if mark.generation < before.keyring.generation:
             mark = before.keyring
         found = tuple(checkpoints.Incident(one.time, one.device, one.kind) for one in look.untold)
-        after = checkpoints.committed(before, self._replica, commit, plan.digest, mark, found)
+        digest = (self._claimed + plan.digest - self._standing.digest) % (1 << 256)
+        after = checkpoints.committed(before, self._replica, commit, digest, mark, found)
         sealed = seal_checkpoint(self._keyring.current, self._parts.user, urandom(SALT_SIZE), after)
         push = Push(plan.records, sealed)
         pending = Pending(
