@@ -521,7 +521,7 @@ class Exchange:
             keyring.digest_key,
             partial(_sealed, keyring),
             PUSH_LIMIT - CHECKPOINT_LIMIT - 64,
-            list(self._problems.values()),
+            [one for one in self._problems.values() if one.reason is not Reason.TOO_BIG],
         )
 
     async def _seal(self, plan: PushPlan) -> Pending:
