@@ -7,12 +7,14 @@ import sqlite3
 from contextlib import closing
 from functools import partial
 from threading import Barrier, Thread
+from typing import Any
 
 from sqlalchemy import Connection, event, text
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from soledad.deferreds import unawaited
 from soledad.errors import PreconditionFailed, QuotaExceeded, StaleToken
 from soledad.model.ids import DEFAULT, BlobId, UserId
 from soledad.server.accounts import Accounts
@@ -126,7 +128,7 @@ class SeveralProcessesTests(FileCase):
             push = Push(tuple(record(at, bytes((mine,))) for at in range(50)), bytes((mine, number % 256)))
             barrier.wait(30)
             pushing = records.push(USER, push, follows)
-            pushing.addCallbacks(lambda head: outcomes.append(None), lambda reason: outcomes.append(reason.type))
+            unawaited(pushing.addCallbacks(lambda head: outcomes.append(None), lambda no: outcomes.append(no.type)))
 
         threads = [Thread(target=run, args=(mine, one.records)) for mine, one in enumerate(parts)]
         for thread in threads:
@@ -291,7 +293,7 @@ class LookupTests(SynchronousTestCase):
         database = memory_database()
         records = Records(database)
         self.successResultOf(Accounts(database, Clock().seconds).add_user(USER))
-        statements: list[tuple[str, object]] = []
+        statements: list[tuple[str, Any]] = []
         event.listen(
             database._engine,
             "before_cursor_execute",
@@ -302,15 +304,14 @@ class LookupTests(SynchronousTestCase):
         self.successResultOf(records.pull(USER, "", None, 2))
         self.successResultOf(records.names(USER, record(1).name, 2))
         self.successResultOf(records.fetch(USER, [record(1).name]))
-        plans = [
-            row[3]
-            for statement, parameters in statements
-            if statement.startswith(("SELECT", "DELETE", "UPDATE"))
-            for row in database.now(
-                lambda connection, s=statement, p=parameters: connection.exec_driver_sql(
-                    f"EXPLAIN QUERY PLAN {s}", p
-                ).all()
-            )
-        ]
+        plans: list[str] = []
+
+        def explain(connection: Connection) -> None:
+            for statement, parameters in list(statements):
+                if statement.startswith(("SELECT", "DELETE", "UPDATE")):
+                    rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+                    plans.extend(row[3] for row in rows)
+
+        database.now(explain)
         self.assertGreater(len(plans), 10)
         self.assertEqual([plan for plan in plans if plan.startswith("SCAN") or "TEMP B-TREE" in plan], [])
