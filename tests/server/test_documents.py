@@ -235,7 +235,7 @@ class PullTests(DocumentsCase):
         told = headers(self.post(*map(record, range(5)), **FIRST))
         self.tag, self.cursor = told["etag"], told["soledad-cursor"]
 
-    def get(self, query: str, **more: str) -> tuple[Any, dict[str, str]]:
+    def get(self, query: str, **more: Any) -> tuple[Any, dict[str, str]]:
         """Return the page and the headers."""
         answer = self.ask(f"GET {PATH}?{query}", **more)
         self.assertEqual(status(answer), 200)
