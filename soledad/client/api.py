@@ -450,7 +450,7 @@ class Soledad:
 
     @local_operation
     async def stop_sync(self) -> None:
-        """Stop the sync that runs, if any, and fire when it has ended; who waits for it gets a `CancelledError`."""
+        """Stop the sync that runs, if one does; fire when it has ended.  Who waits for it gets a `CancelledError`."""
         if self._syncing is not None:
             await self._syncing.stop()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from os import urandom
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attrs import evolve
+from attrs import define, evolve, field
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -18,13 +19,50 @@ T = TypeVar("T")
 
 
 def second_device(store: Soledad, folder: Path) -> Path:
-    """Let ``folder`` have what another device of the same person begins with: the keyring, and a device key of its own."""
+    """Let ``folder`` have what another device of a person begins with: the keyring, and a device key of its own."""
     folder.mkdir(mode=0o700)
     keyring = evolve(store._local.keyring, device_key=urandom(32))
     path = folder / f"{store.uuid}.keyring"
     path.write_bytes(keyring.seal(urandom))
     path.chmod(0o600)
     return folder
+
+
+@define(eq=False)
+class Between:
+    """
+    Stands between a device and its server, as an `IRemoteDocuments`: does something before or after a request.
+
+    What ``before`` and ``after`` are given is the name of the method, and how many requests there were before it; what
+    ``after`` returns is the answer.
+    """
+
+    remote: Any
+    before: Callable[[str, int], object] = lambda name, number: None
+    after: Callable[[str, int, Any], Any] = lambda name, number, answer: answer
+    calls: list[str] = field(factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a method."""
+        method = getattr(self.remote, name)
+
+        async def call(*args: Any, **options: Any) -> Any:
+            number = len(self.calls)
+            self.calls.append(name)
+            self.before(name, number)
+            return self.after(name, number, await method(*args, **options))
+
+        return lambda *args, **options: Deferred.fromCoroutine(call(*args, **options))
+
+
+def put_between(store: Soledad, **what: Any) -> Between:
+    """Let something stand between a device and its server, in the place of what stood there."""
+    assert store._syncing is not None
+    parts = store._syncing.parts
+    remote: Any = parts.remote
+    between = Between(remote.remote if isinstance(remote, Between) else remote, **what)
+    store._syncing.parts = evolve(parts, remote=between)
+    return between
 
 
 class DevicesTestCase(SynchronousTestCase):
