@@ -20,6 +20,8 @@ from soledad.server.schema import FLAG_BITS, blobs, reservations, uploads, users
 Key = tuple[UserId, Namespace, BlobId]
 T = TypeVar("T")
 
+#: For each value of a row's bits, the flags that they are.
+_FLAGS = [tuple(flag for flag, bit in FLAG_BITS.items() if bits & bit) for bits in range(1 << len(FLAG_BITS))]
 #: Ids in one statement, at most: databases have limits.
 _GROUP = 500
 
@@ -117,7 +119,6 @@ def info_of(row: Row[Any], now: int) -> BlobInfo:
     bits = row.flags
     if row.claimed_until is not None and row.claimed_until <= now:
         bits = FLAG_BITS[Flag.PENDING]
-    flags = tuple(flag for flag, bit in FLAG_BITS.items() if bits & bit)
     return BlobInfo(
-        row.blob_id, row.namespace, row.length, row.etag, flags, row.changed, bool(row.deleted), row.tombstone
+        row.blob_id, row.namespace, row.length, row.etag, _FLAGS[bits], row.changed, bool(row.deleted), row.tombstone
     )
