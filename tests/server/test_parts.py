@@ -1,0 +1,270 @@
+"""Files that come in parts: what is durable when, disks that are full or broken, and who may write."""
+
+from __future__ import annotations
+
+import errno
+import os
+from hashlib import sha256
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from soledad.deferreds import InPlace
+from soledad.errors import BlobNotFound, StorageError, StorageFailed, StorageFull, UploadBusy
+from soledad.model.ids import BlobId
+from soledad.server.accounts import Accounts
+from soledad.server.backends import parts
+from soledad.server.backends.blobs import BlobsBackend
+from soledad.server.backends.filesystem import FileBytes, Files, walk
+from soledad.server.backends.memory import memory_database
+from soledad.server.index import Index
+from soledad.server.interfaces import Upload
+from soledad.server.processes import Alone
+from soledad.streams import Budget, BytesProducer, MemoryConsumer
+from tests.contracts.blobs_backend import BLOB, USER, ManualProducer
+
+LENGTH = 1000
+STRETCH = 100
+
+
+class CountingFiles(Files):
+    """A system that fails at one call, and knows what would survive a power cut."""
+
+    def __init__(self) -> None:
+        self.failing = ""
+        self.error = errno.EIO
+        #: How often the failing call succeeds before.
+        self.before = 0
+        self.calls: list[str] = []
+        #: The size of each file, by inode, when it was last synced.
+        self.synced: dict[int, int] = {}
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.failing:
+            self.before -= 1
+            if self.before < 0:
+                raise OSError(self.error, os.strerror(self.error))
+
+    def create_part(self, path: str) -> None:
+        """See `Files`."""
+        self._call("create")
+        super().create_part(path)
+
+    def write(self, file: int, data: bytes) -> None:
+        """See `Files`."""
+        self._call("write")
+        super().write(file, data)
+
+    def sync(self, file: int) -> None:
+        """See `Files`."""
+        self._call("sync")
+        super().sync(file)
+        status = os.fstat(file)
+        self.synced[status.st_ino] = status.st_size
+
+    def sync_folder(self, path: str) -> None:
+        """See `Files`."""
+        self._call("sync_folder")
+        super().sync_folder(path)
+
+    def rename(self, old: str, new: str) -> None:
+        """See `Files`."""
+        if old.endswith(parts.PART):
+            self._call("rename")
+        super().rename(old, new)
+
+    def read(self, file: int, size: int, start: int) -> bytes:
+        """See `Files`."""
+        self._call("read")
+        return super().read(file, size, start)
+
+
+class PartsTestCase(SynchronousTestCase):
+    """A backend over such files, and an upload."""
+
+    def setUp(self) -> None:
+        """Make it."""
+        self.patch(parts, "SYNC_STRETCH", STRETCH)
+        self.database = memory_database()
+        self.root = self.mktemp()
+        os.mkdir(self.root)
+        self.files = CountingFiles()
+        self.clock = Clock()
+        self.backend = self.another()
+        self.successResultOf(Accounts(self.database, self.clock.seconds).add_user(USER, 10 * LENGTH))
+
+    def another(self) -> BlobsBackend:
+        """Return the backend of another process."""
+        store = FileBytes(self.root, InPlace(), Budget(), self.files)
+        return BlobsBackend(Index(self.database, Alone(), self.clock.seconds), store)
+
+    def create(self, blob: BlobId = BLOB) -> Upload:
+        """Begin an upload."""
+        return self.successResultOf(self.backend.create_upload(USER, blob, LENGTH))
+
+    def received(self, upload: Upload) -> int:
+        """Return how many bytes an upload has."""
+        return self.successResultOf(self.backend.get_upload(USER, upload.name)).received
+
+    def finish(self, upload: Upload, data: bytes) -> None:
+        """Send what is missing; look whether it all came together."""
+        offset = self.received(upload)
+        body = BytesProducer(data[offset:])
+        self.successResultOf(self.backend.append_upload(USER, upload.name, offset, body))
+        stored = MemoryConsumer()
+        self.successResultOf(self.backend.read_blob(USER, BLOB, stored))
+        self.assertEqual(stored.value(), data)
+        tag = self.successResultOf(self.backend.get_tag(USER, BLOB))
+        self.assertEqual(tag, sha256(data).hexdigest())
+
+
+DATA = bytes(range(250)) * 4
+
+
+class FaultTests(PartsTestCase):
+    """What fails, and what is left to go on with."""
+
+    def test_every_step(self) -> None:
+        """Whatever fails while bytes come, what was durable before counts, and with the rest a whole blob is made."""
+        for failing, error, before, expected in (
+            ("write", errno.ENOSPC, 0, 0),
+            ("write", errno.EDQUOT, 5, 250),
+            ("write", errno.EIO, 17, 850),
+            ("sync", errno.EIO, 0, 0),
+            ("sync", errno.ENOSPC, 3, 300),
+            ("rename", errno.EIO, 0, LENGTH - 1),
+        ):
+            upload = self.create()
+            self.files.failing, self.files.error, self.files.before = failing, error, before
+            body = ManualProducer(LENGTH)
+            work = self.backend.append_upload(USER, upload.name, 0, body)
+            for start in range(0, LENGTH, 50):
+                body.consumer.write(DATA[start : start + 50])
+            if not body.stopped:
+                body.done.callback(None)
+            full = error != errno.EIO
+            self.failureResultOf(work, StorageFull if full else StorageFailed)
+            self.files.failing = ""
+            self.assertEqual(self.received(upload), expected, failing)
+            self.failureResultOf(self.backend.stat_blob(USER, BLOB), BlobNotFound)
+            self.finish(upload, DATA)
+            self.successResultOf(self.backend.delete_blob(USER, BLOB))
+            self.assertEqual(list(walk(self.root)), [])
+
+    def test_creating(self) -> None:
+        """An upload that cannot be created leaves nothing."""
+        for failing in ("create", "sync_folder"):
+            self.files.failing = failing
+            self.failureResultOf(self.backend.create_upload(USER, BLOB, 10 * LENGTH), StorageError)
+            self.files.failing = ""
+            self.assertEqual(list(walk(self.root)), [])
+        self.successResultOf(self.backend.create_upload(USER, BLOB, 10 * LENGTH))
+
+    def test_reading_back(self) -> None:
+        """A resumed upload that cannot be read back is not lost: its last byte is sent again."""
+        upload = self.create()
+        self.successResultOf(self.backend.append_upload(USER, upload.name, 0, BytesProducer(DATA[:500])))
+        self.backend = self.another()
+        self.files.failing = "read"
+        work = self.backend.append_upload(USER, upload.name, 500, BytesProducer(DATA[500:]))
+        self.failureResultOf(work, StorageFailed)
+        self.files.failing = ""
+        self.assertEqual(self.received(upload), LENGTH - 1)
+        self.finish(upload, DATA)
+
+
+class DurableTests(PartsTestCase):
+    """What is told as there would survive a power cut."""
+
+    def test_before_it_counts(self) -> None:
+        """However far a long part is, what counts was synced; it counts while more comes."""
+        upload = self.create()
+        body = ManualProducer(LENGTH)
+        work = self.backend.append_upload(USER, upload.name, 0, body)
+        (path,) = walk(self.root)
+        inode = os.stat(os.path.join(self.root, path)).st_ino
+        counted = []
+        for start in range(0, LENGTH, 10):
+            body.consumer.write(DATA[start : start + 10])
+            found = self.successResultOf(self.backend.pending.find(USER, upload.name))
+            counted.append(found.received)
+            self.assertLessEqual(found.received, self.files.synced.get(inode, 0))
+            self.assertLess(start + 10 - found.received, STRETCH + 10)
+        self.assertEqual(max(counted), LENGTH - 1)
+        body.done.callback(None)
+        self.assertTrue(self.successResultOf(work).done)
+        self.assertLess(self.files.calls.count("sync"), LENGTH // STRETCH + 4)
+
+    def test_order(self) -> None:
+        """The bytes are synced before they have the blob's name, and that is before the row is written."""
+        upload = self.create()
+        self.assertEqual(self.files.calls[-1], "sync_folder")
+        self.files.calls.clear()
+        self.successResultOf(self.backend.append_upload(USER, upload.name, 0, BytesProducer(DATA)))
+        self.assertEqual(self.files.calls, ["write", "sync", "sync", "rename", "sync_folder"])
+
+    def test_read_once(self) -> None:
+        """One process reads nothing back, in however many parts the bytes come; another does so once."""
+        upload = self.create()
+        for start in (0, 400, 600):
+            part = BytesProducer(DATA[start : {0: 400, 400: 600, 600: LENGTH}[start]])
+            self.successResultOf(self.backend.append_upload(USER, upload.name, start, part))
+        self.assertNotIn("read", self.files.calls)
+        upload = self.create(BlobId("other"))
+        self.successResultOf(self.backend.append_upload(USER, upload.name, 0, BytesProducer(DATA[:400])))
+        self.successResultOf(self.another().append_upload(USER, upload.name, 400, BytesProducer(DATA[400:])))
+        self.assertEqual(self.files.calls.count("read"), 1)
+        tag = self.successResultOf(self.backend.get_tag(USER, BlobId("other")))
+        self.assertEqual(tag, sha256(DATA).hexdigest())
+
+
+class ProcessTests(PartsTestCase):
+    """Several processes at one upload."""
+
+    def test_busy(self) -> None:
+        """While one is at it the other is not; it may ask, and hears what is durable."""
+        upload = self.create()
+        other = self.another()
+        body = ManualProducer(LENGTH)
+        work = self.backend.append_upload(USER, upload.name, 0, body)
+        body.consumer.write(DATA[:250])
+        asked = other.append_upload(USER, upload.name, 250, BytesProducer(DATA[250:]))
+        self.failureResultOf(asked, UploadBusy)
+        self.failureResultOf(other.abandon_upload(USER, upload.name), UploadBusy)
+        self.assertEqual(self.successResultOf(other.get_upload(USER, upload.name)).received, 250)
+        body.consumer.write(DATA[250:])
+        body.done.callback(None)
+        self.assertTrue(self.successResultOf(work).done)
+
+    def test_killed_behind_the_last_byte(self) -> None:
+        """A process that was killed between the file's name and the row leaves an upload that can be ended."""
+        upload = self.create()
+        self.successResultOf(self.backend.append_upload(USER, upload.name, 0, BytesProducer(DATA[:999])))
+        path = self.backend.store.path(upload.place)  # type: ignore[attr-defined]
+        with open(path + parts.PART, "ab") as file:
+            file.write(DATA[999:])
+        os.rename(path + parts.PART, path)
+        self.backend = self.another()
+        self.finish(upload, DATA)
+        self.assertEqual(len(list(walk(self.root))), 1)
+
+    def test_killed_while_writing(self) -> None:
+        """What a killed process wrote behind what counts is not taken for the client's bytes."""
+        upload = self.create()
+        self.successResultOf(self.backend.append_upload(USER, upload.name, 0, BytesProducer(DATA[:400])))
+        path = self.backend.store.path(upload.place)  # type: ignore[attr-defined]
+        with open(path + parts.PART, "ab") as file:
+            file.write(bytes(599))
+        self.backend = self.another()
+        self.assertEqual(self.received(upload), 400)
+        self.finish(upload, DATA)
+
+    def test_ended_by_the_other(self) -> None:
+        """What another process did meanwhile is seen, whatever this one remembers."""
+        upload = self.create()
+        self.successResultOf(self.backend.append_upload(USER, upload.name, 0, BytesProducer(DATA[:400])))
+        other = self.another()
+        self.successResultOf(other.append_upload(USER, upload.name, 400, BytesProducer(DATA[400:600])))
+        self.assertEqual(self.received(upload), 600)
+        self.finish(upload, DATA)
