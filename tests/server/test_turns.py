@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
-from soledad.deferreds import completed
-from soledad.server.turns import Turns
+from soledad.deferreds import completed, unawaited
+from soledad.server.turns import Turn, Turns
 
 
 class TurnsTests(SynchronousTestCase):
@@ -22,7 +22,7 @@ class TurnsTests(SynchronousTestCase):
     ) -> Deferred[str]:
         """Be at something until ``work`` fires, and then until ``tidy`` does."""
 
-        async def body() -> str:
+        async def body(turn: Turn) -> str:
             self.events.append(f"{name} begins")
             try:
                 await work
@@ -58,6 +58,23 @@ class TurnsTests(SynchronousTestCase):
             self.failureResultOf(work, CancelledError)
         works[3].cancel()
         self.failureResultOf(works[3], CancelledError)
+
+    def test_check(self) -> None:
+        """One that was stopped where nothing can be cancelled finds out when it checks."""
+        for stop in (lambda work: work.cancel(), lambda work: unawaited(self.run_it("new", succeed(None)))):
+            uncancellable: Deferred[None] = Deferred()
+
+            async def body(turn: Turn, work: Deferred[None] = uncancellable) -> None:
+                await completed(work)
+                turn.check()
+                self.events.append("goes on")
+
+            old = Deferred.fromCoroutine(self.turns.run("key", body))
+            stop(old)
+            self.assertNoResult(old)
+            uncancellable.callback(None)
+            self.failureResultOf(old, CancelledError)
+        self.assertEqual(self.events, ["new begins", "new ends"])
 
     def test_separate(self) -> None:
         """Different things are different, and one that has ended disturbs nobody."""

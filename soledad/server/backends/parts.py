@@ -82,13 +82,14 @@ class FilePart:
     #: A sync failed: of what was written since the one before, nobody knows what is on the disk.
     _failure: StorageError | None = field(default=None, init=False)
 
+    def go_to(self, start: int) -> Deferred[None]:
+        """See `IPart`."""
+        return self._worker.run(self._go_to, start)
+
     @deferred
-    async def append(
-        self, start: int, producer: IBodyProducer, on_durable: Callable[[int], object], digest: Any = None
-    ) -> None:
+    async def append(self, producer: IBodyProducer, on_durable: Callable[[int], object], digest: Any = None) -> None:
         """See `IPart`."""
         self._check, self._on_durable = digest, on_durable
-        await self._worker.run(self._go_to, start)
         try:
             await pour(producer, WorkerConsumer(self._worker, self._write, self._budget), keep=True)
         except BaseException:
