@@ -6,6 +6,7 @@ import errno
 import os
 from hashlib import sha256
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,6 +23,7 @@ from soledad.server.interfaces import Upload
 from soledad.server.processes import Alone
 from soledad.streams import Budget, BytesProducer, MemoryConsumer
 from tests.contracts.blobs_backend import BLOB, USER, ManualProducer
+from tests.server.support import HeldWorker
 from tests.server.test_backends import FailingFiles
 
 LENGTH = 1000
@@ -35,6 +37,8 @@ class CountingFiles(FailingFiles):
         super().__init__("", errno.EIO)
         #: How often the failing call succeeds before.
         self.before = 0
+        #: Whether it succeeds again after it failed.
+        self.once = False
         self.calls: list[str] = []
         #: The size of each file, by inode, when it was last synced.
         self.synced: dict[int, int] = {}
@@ -44,6 +48,8 @@ class CountingFiles(FailingFiles):
         if self.calls[-1] == self.failing:
             self.before -= 1
             if self.before < 0:
+                if self.once:
+                    self.failing = ""
                 raise OSError(self.error, os.strerror(self.error))
 
     def create_part(self, path: str) -> None:
@@ -136,6 +142,18 @@ class FaultTests(PartsTestCase):
             self.successResultOf(self.backend.delete_blob(USER, BLOB))
             self.assertEqual(list(walk(self.root)), [])
 
+    def test_sync_fails_once(self) -> None:
+        """After a sync that failed no other is believed: what was written before it may be lost all the same."""
+        upload = self.create()
+        self.files.failing, self.files.before, self.files.once = "sync", 3, True
+        body = ManualProducer(LENGTH)
+        work = self.backend.append_upload(USER, upload.name, 0, body)
+        for start in range(0, LENGTH, 50):
+            body.consumer.write(DATA[start : start + 50])
+        self.failureResultOf(work, StorageFailed)
+        self.assertEqual(self.received(upload), 300)
+        self.finish(upload, DATA)
+
     def test_creating(self) -> None:
         """An upload that cannot be created leaves nothing."""
         for failing in ("create", "sync_folder"):
@@ -203,6 +221,43 @@ class DurableTests(PartsTestCase):
         self.assertEqual(tag, sha256(DATA).hexdigest())
 
 
+class TakeoverTests(PartsTestCase):
+    """Requests that are ended while a thread is at work for them."""
+
+    def test_cancelled_too_early(self) -> None:
+        """One that is taken over while its file is opened does not begin to wait for its body after that."""
+        upload = self.create()
+        worker = HeldWorker()
+        self.backend.store = FileBytes(self.root, worker, Budget(), self.files)
+        for _ in range(2):
+            body = ManualProducer(LENGTH)
+            work = self.backend.append_upload(USER, upload.name, 0, body)
+            asking = self.backend.get_upload(USER, upload.name)
+            self.assertNoResult(asking)
+            worker.release()
+            self.failureResultOf(work, CancelledError)
+            self.assertIs(body.consumer, None)
+            self.assertEqual(self.successResultOf(asking).received, 0)
+
+    def test_waiting_bytes(self) -> None:
+        """What arrived and still waited for the disk when a request was cut counts as well."""
+        upload = self.create()
+        worker = HeldWorker()
+        self.backend.store = FileBytes(self.root, worker, Budget(), self.files)
+        body = ManualProducer(LENGTH)
+        work = self.backend.append_upload(USER, upload.name, 0, body)
+        worker.release()
+        for start in range(0, 500, 50):
+            body.consumer.write(DATA[start : start + 50])
+        work.cancel()
+        self.assertNoResult(work)
+        worker.release()
+        self.failureResultOf(work, CancelledError)
+        self.backend = self.another()
+        self.assertEqual(self.received(upload), 500)
+        self.finish(upload, DATA)
+
+
 class ProcessTests(PartsTestCase):
     """Several processes at one upload."""
 
@@ -242,6 +297,8 @@ class ProcessTests(PartsTestCase):
             file.write(bytes(599))
         self.backend = self.another()
         self.assertEqual(self.received(upload), 400)
+        self.successResultOf(self.backend.append_upload(USER, upload.name, 400, BytesProducer(DATA[400:410])))
+        self.assertEqual(os.stat(path + parts.PART).st_size, 410)
         self.finish(upload, DATA)
 
     def test_ended_by_the_other(self) -> None:
