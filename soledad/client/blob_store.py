@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from builtins import list as builtin_list
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from os import urandom
 
 from attrs import define, frozen
@@ -217,6 +217,26 @@ class BlobStore:
         """Return how many blobs `remote_list` returns."""
         remote = self._server()
         return await remote.blobs.count_blobs(self._route(remote, namespace, None, deleted, filter_flag, True))
+
+    @network_operation
+    async def get_flags(self, blob_id: str, namespace: str = DEFAULT) -> tuple[Flag, ...]:
+        """
+        Return the flags that a blob has on the server.
+
+        :raise BlobNotFound: the server has no such blob.
+        """
+        key = _key(blob_id, namespace)
+        return await self._server().blobs.get_flags(key.blob_id, key.namespace)
+
+    @network_operation
+    async def set_flags(self, blob_id: str, flags: Iterable[Flag], namespace: str = DEFAULT) -> None:
+        """
+        Let a blob have these flags on the server, and no others.
+
+        :raise BlobNotFound: the server has no such blob.
+        """
+        key = _own(blob_id, namespace)
+        await self._server().blobs.set_flags(key.blob_id, [Flag(flag) for flag in flags], key.namespace)
 
     def _route(
         self,
