@@ -12,7 +12,7 @@ from twisted.web.iweb import IBodyProducer
 
 from soledad.client.blob import Blob
 from soledad.client.blobs import Blobs, Source
-from soledad.client.interfaces import IBlobQueue, ILocalBlobs, Scope
+from soledad.client.interfaces import IBlobQueue, ILocalBlobs, Listed, Scope
 from soledad.client.operations import Operations, local_operation, network_operation
 from soledad.client.reading import SealedFile
 from soledad.client.sync.blobs import ALL, FETCHING, SENDING
@@ -20,7 +20,7 @@ from soledad.client.sync.remote import Remote
 from soledad.client.transfers import Transfer
 from soledad.deferreds import Worker
 from soledad.errors import BlobNotFound, InvalidIdentifier, NoServer
-from soledad.model.blob import BlobInfo, BlobKey, Flag, Priority, Sealed, SyncEvent, SyncStatus
+from soledad.model.blob import BlobInfo, BlobKey, Flag, Priority, SyncEvent, SyncStatus
 from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId, Namespace, blob_id, namespace, random_blob_id
 from soledad.model.transfer import Direction, Queued
 from soledad.streams import Progress
@@ -120,8 +120,13 @@ class BlobStore:
             raise BlobNotFound(key.blob_id, key.namespace)
         if row is None:
             info = await self._remote.blobs.stat_blob(key.blob_id, key.namespace)
-            row = Queued(key, SyncStatus.AWAITED, Priority.MEDIUM, Sealed.unseen(info.length))
+            # It is known from now on, so that what comes of it can be kept.
+            await self._queue.compare([Listed(info)])
+            row = await self._must_have(key)
         await self._remote.engine.move(row, Direction.DOWNLOAD, Progress(self._worker, None))
+        return await self._must_have(key)
+
+    async def _must_have(self, key: BlobKey) -> Queued:
         row = await self._queue.look_up(key)
         if row is None:
             raise BlobNotFound(key.blob_id, key.namespace)
