@@ -400,6 +400,9 @@ class IBlobQueue(Interface):
         :param commitment: of what was deleted.
         """
 
+    def buried(key: BlobKey, limit: int) -> Deferred[list[bytes]]:
+        """Return the commitments of what was deleted under an id before, the latest first."""
+
     def head(namespace: Namespace) -> Deferred[str | None]:
         """Return what to go on from with the list of a namespace's changes."""
 
