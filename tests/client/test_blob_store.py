@@ -276,8 +276,8 @@ class FlagTests(TwoDevices):
         self.sync(self.here)
         blobs = self.here.blobs
         self.now(blobs.set_flags("a", [Flag.PENDING]))
-        self.assertEqual(list(self.now(blobs.get_flags("a"))), [Flag.PENDING])
-        self.assertEqual(list(self.now(blobs.get_flags("b"))), [])
+        self.assertEqual(self.now(blobs.get_flags("a")), (Flag.PENDING,))
+        self.assertEqual(self.now(blobs.get_flags("b")), ())
         self.assertEqual([info.blob_id for info in self.now(blobs.remote_list(filter_flag=Flag.PENDING))], ["a"])
         self.assertEqual(self.now(blobs.remote_count(filter_flag=Flag.PENDING)), 1)
         self.fails(blobs.get_flags("c"), BlobNotFound)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 
 from soledad import Soledad
 from soledad.client.transfers import TransferState
@@ -353,7 +353,7 @@ class HandleTests(EngineCase):
         """What came before a pause is not fetched again."""
         self.put(noise(LARGE))
         self.sync(self.here)
-        self.now(self.there.blobs._server().changes.refresh(DEFAULT))
+        self.now(Deferred.fromCoroutine(self.there.blobs._server().changes.refresh(DEFAULT)))
         self.server.clock.callLater(0, lambda: None)
         transfer = self.there.blobs.fetch("a", progress=lambda done, total: transfers[0].pause() if done else None)
         transfers = [transfer]
@@ -383,7 +383,7 @@ class HandleTests(EngineCase):
         self.sync(self.here)
         self.server.cut_after(LARGE // 2)
         self.fails(self.there.blobs.get("a"), RetriableTransferError)
-        self.now(self.there.blobs._server().changes.refresh(DEFAULT))
+        self.now(Deferred.fromCoroutine(self.there.blobs._server().changes.refresh(DEFAULT)))
         self.server.stall()
         transfer = self.there.blobs.fetch("a")
         transfer.pause()
