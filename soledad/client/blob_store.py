@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from builtins import list as builtin_list
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from os import urandom
 
 from attrs import define, frozen
@@ -12,7 +12,7 @@ from twisted.web.iweb import IBodyProducer
 
 from soledad.client.blob import Blob
 from soledad.client.blobs import Blobs, Source
-from soledad.client.interfaces import IBlobQueue, ILocalBlobs, Scope
+from soledad.client.interfaces import IBlobQueue, ILocalBlobs, Listed, Scope
 from soledad.client.operations import Operations, local_operation, network_operation
 from soledad.client.reading import SealedFile
 from soledad.client.sync.blobs import ALL, FETCHING, SENDING
@@ -20,7 +20,7 @@ from soledad.client.sync.remote import Remote
 from soledad.client.transfers import Transfer
 from soledad.deferreds import Worker
 from soledad.errors import BlobNotFound, InvalidIdentifier, NoServer
-from soledad.model.blob import BlobInfo, BlobKey, Flag, Priority, Sealed, SyncEvent, SyncStatus
+from soledad.model.blob import BlobInfo, BlobKey, Flag, Priority, SyncEvent, SyncStatus
 from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId, Namespace, blob_id, namespace, random_blob_id
 from soledad.model.transfer import Direction, Queued
 from soledad.streams import Progress
@@ -120,8 +120,13 @@ class BlobStore:
             raise BlobNotFound(key.blob_id, key.namespace)
         if row is None:
             info = await self._remote.blobs.stat_blob(key.blob_id, key.namespace)
-            row = Queued(key, SyncStatus.AWAITED, Priority.MEDIUM, Sealed.unseen(info.length))
+            # It is known from now on, so that what comes of it can be kept.
+            await self._queue.compare([Listed(info)])
+            row = await self._must_have(key)
         await self._remote.engine.move(row, Direction.DOWNLOAD, Progress(self._worker, None))
+        return await self._must_have(key)
+
+    async def _must_have(self, key: BlobKey) -> Queued:
         row = await self._queue.look_up(key)
         if row is None:
             raise BlobNotFound(key.blob_id, key.namespace)
@@ -217,6 +222,26 @@ class BlobStore:
         """Return how many blobs `remote_list` returns."""
         remote = self._server()
         return await remote.blobs.count_blobs(self._route(remote, namespace, None, deleted, filter_flag, True))
+
+    @network_operation
+    async def get_flags(self, blob_id: str, namespace: str = DEFAULT) -> tuple[Flag, ...]:
+        """
+        Return the flags that a blob has on the server.
+
+        :raise BlobNotFound: the server has no such blob.
+        """
+        key = _key(blob_id, namespace)
+        return await self._server().blobs.get_flags(key.blob_id, key.namespace)
+
+    @network_operation
+    async def set_flags(self, blob_id: str, flags: Iterable[Flag], namespace: str = DEFAULT) -> None:
+        """
+        Let a blob have these flags on the server, and no others.
+
+        :raise BlobNotFound: the server has no such blob.
+        """
+        key = _own(blob_id, namespace)
+        await self._server().blobs.set_flags(key.blob_id, [Flag(flag) for flag in flags], key.namespace)
 
     def _route(
         self,

@@ -345,6 +345,15 @@ class ILocalBlobs(Interface):
         :raise BlobExists: the id is taken; nothing is left of the container.
         """
 
+    def put_made(
+        key: BlobKey, make: Callable[[], tuple[Sealed, bytes]], status: SyncStatus, priority: Priority
+    ) -> Deferred[Sealed]:
+        """
+        Do as `put` with a small container that ``make`` returns, called in the worker: many share one way there.
+
+        It may be called more than once.
+        """
+
     def arrive(key: BlobKey, sealed: Sealed, spooled: Spooled) -> Deferred[SyncStatus]:
         """
         Take the verified bytes of a blob that was not here; fire with its status.
@@ -476,6 +485,9 @@ class IBlobQueue(Interface):
 
         :param commitment: of what was deleted.
         """
+
+    def buried(key: BlobKey, limit: int) -> Deferred[list[bytes]]:
+        """Return the commitments of what was deleted under an id before, the latest first."""
 
     def head(namespace: Namespace) -> Deferred[str | None]:
         """Return what to go on from with the list of a namespace's changes."""

@@ -21,7 +21,7 @@ from soledad.errors import (
     InvalidLimit,
     NoServer,
 )
-from soledad.model.blob import Priority, SyncStatus
+from soledad.model.blob import Flag, Priority, SyncStatus
 from soledad.model.ids import ATTACHMENTS
 from soledad.testing import MemoryServer, make_store
 
@@ -94,6 +94,19 @@ class TwoDevices(SynchronousTestCase):
         """Return a blob's status."""
         found = self.now((device or self.here).blobs.list(namespace))
         return next((blob.status for blob in found if blob.blob_id == blob_id), None)
+
+    def watch_requests(self) -> list[str]:
+        """Return a list of what is asked of the server from now on."""
+        requests: list[str] = []
+        door: Any = self.server._door
+        render = door.render
+
+        def watched(request: Any) -> Any:
+            requests.append(f"{request.method.decode()} {request.path.decode()}")
+            return render(request)
+
+        door.render = watched
+        return requests
 
     def sync(self, *devices: Soledad) -> None:
         """Let devices sync, one after the other."""
@@ -248,12 +261,39 @@ class SyncTests(TwoDevices):
             self.put(b"data", str(number), namespace=f"n{number}")
         self.sync()
         self.sync()
-        requests: list[Any] = []
-        door: Any = self.server._door
-        render = door.render
-        door.render = lambda request: (requests.append(request), render(request))[1]
+        requests = self.watch_requests()
         self.sync(self.here)
         self.assertEqual(len(requests), 1)
+
+
+class FlagTests(TwoDevices):
+    """The marks that the server keeps."""
+
+    def test_flags(self) -> None:
+        """Flags are set and asked for, and lists can be narrowed to them."""
+        for blob_id in "ab":
+            self.put(b"data", blob_id)
+        self.sync(self.here)
+        blobs = self.here.blobs
+        self.now(blobs.set_flags("a", [Flag.PENDING]))
+        self.assertEqual(self.now(blobs.get_flags("a")), (Flag.PENDING,))
+        self.assertEqual(self.now(blobs.get_flags("b")), ())
+        self.assertEqual([info.blob_id for info in self.now(blobs.remote_list(filter_flag=Flag.PENDING))], ["a"])
+        self.assertEqual(self.now(blobs.remote_count(filter_flag=Flag.PENDING)), 1)
+        self.fails(blobs.get_flags("c"), BlobNotFound)
+
+    def test_listed(self) -> None:
+        """The server's list comes in the order asked, whole, and with tombstones if these are asked for."""
+        for blob_id in "abc":
+            self.put(b"data", blob_id)
+            self.sync(self.here)
+        blobs = self.here.blobs
+        for order, ids in (("date", "abc"), ("-date", "cba")):
+            self.assertEqual("".join(info.blob_id for info in self.now(blobs.remote_list(order_by=order))), ids)
+        self.now(blobs.delete("b"))
+        self.sync(self.here)
+        self.assertEqual(self.now(blobs.remote_count()), 2)
+        self.assertEqual([info.blob_id for info in self.now(blobs.remote_list(deleted=True))], ["b"])
 
 
 class DeletionTests(TwoDevices):

@@ -280,6 +280,27 @@ class LocalBlobs:
         """See `ILocalBlobs`."""
         await self._keep(spooled, insert, key, status, sealed, spooled, priority)
 
+    def put_made(
+        self, key: BlobKey, make: Callable[[], tuple[Sealed, bytes]], status: SyncStatus, priority: Priority
+    ) -> Deferred[Sealed]:
+        """See `ILocalBlobs`."""
+        return self.database.write(self._put_made, key, make, status, priority)
+
+    def _put_made(
+        self,
+        cursor: Cursor,
+        key: BlobKey,
+        make: Callable[[], tuple[Sealed, bytes]],
+        status: SyncStatus,
+        priority: Priority,
+    ) -> Sealed:
+        sealed, data = make()
+        spool = self.files.spool()
+        spool.write(data)
+        # If it is a file after all, and the row does not get there, the next opening sweeps it.
+        insert(cursor, key, status, sealed, spool.finish(), priority)
+        return sealed
+
     @deferred
     async def arrive(self, key: BlobKey, sealed: Sealed, spooled: Spooled) -> SyncStatus:
         """See `ILocalBlobs`."""

@@ -20,6 +20,9 @@ from soledad.model.transfer import DIRECTIONS, Direction, Queued
 #: Seconds beyond which no transfer waits; a time that lies further ahead is one of a clock that was wrong.
 LONGEST_WAIT = 24 * 3600.0
 
+#: Deletions that are remembered at most.
+BURIED = 10_000
+
 SELECT = """SELECT namespace, blob_id, status, priority, length, size, header, commitment, etag, upload, partial,
     attempts, rejections, replaces FROM blob"""
 _WHERE_KEY = "WHERE namespace = ? AND blob_id = ?"
@@ -230,9 +233,24 @@ def forget(cursor: Cursor, key: BlobKey, commitment: bytes) -> list[str]:
     row = look_up(cursor, key)
     if row is None:
         return []
+    is_gone = row.status is SyncStatus.PENDING_DELETE and row.sealed.commitment == commitment
+    bury(cursor, key, [row.replaces, row.sealed.commitment if is_gone else None])
     cursor.execute(f"UPDATE blob SET replaces = NULL, etag = NULL {_WHERE_KEY}", _of(key))
-    is_same = row.sealed.commitment == commitment
-    return remove(cursor, key) if is_same and row.status is SyncStatus.PENDING_DELETE else []
+    return remove(cursor, key) if is_gone else []
+
+
+def bury(cursor: Cursor, key: BlobKey, commitments: Iterable[bytes | None]) -> None:
+    """Remember what was deleted under an id: who deletes what comes after it, says so again."""
+    named = [(*_of(key), commitment) for commitment in commitments if commitment]
+    if named:
+        cursor.executemany("INSERT OR IGNORE INTO buried (namespace, blob_id, commitment) VALUES (?, ?, ?)", named)
+        cursor.execute("DELETE FROM buried WHERE id <= (SELECT max(id) FROM buried) - ?", (BURIED,))
+
+
+def buried(cursor: Cursor, key: BlobKey, limit: int) -> list[bytes]:
+    """Return what was deleted under an id before, the latest first."""
+    query = f"SELECT commitment FROM buried {_WHERE_KEY} ORDER BY id DESC LIMIT ?"
+    return [bytes(row[0]) for row in cursor.execute(query, (*_of(key), limit))]
 
 
 # --- what there is ------------------------------------------------------------------------------------

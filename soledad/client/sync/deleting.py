@@ -9,7 +9,7 @@ from attrs import define
 from soledad.client.blob import Keyring, context_of
 from soledad.client.interfaces import IBlobQueue, IRemoteBlobs
 from soledad.crypto.cipher import Cipher
-from soledad.crypto.tombstone import seal_tombstone
+from soledad.crypto.tombstone import MOST, seal_tombstone
 from soledad.deferreds import completed
 from soledad.errors import BlobNotFound, CryptoError
 from soledad.model.blob import BlobKey, ByteRange, SyncStatus
@@ -38,7 +38,7 @@ class Deleting:
             if b"" not in meant and there not in meant:
                 await self._keep(row)
                 return
-            await self._blobs.delete_blob(key.blob_id, key.namespace, self._tombstone(key, there))
+            await self._blobs.delete_blob(key.blob_id, key.namespace, await self._tombstone(key, there))
         except BlobNotFound:
             # It never was there, or the answer was lost, or another device was first.
             pass
@@ -57,10 +57,12 @@ class Deleting:
         except CryptoError:
             return None
 
-    def _tombstone(self, key: BlobKey, there: bytes | None) -> bytes | None:
+    async def _tombstone(self, key: BlobKey, there: bytes | None) -> bytes | None:
         if there is None:
             return None
-        return seal_tombstone(self._keyring.current, key, urandom(SALT_SIZE), [there])
+        # Those before it too: a device that was away may still have one of them.
+        deleted = [there, *await self._queue.buried(key, MOST - 1)]
+        return seal_tombstone(self._keyring.current, key, urandom(SALT_SIZE), deleted)
 
     async def _keep(self, row: Queued) -> None:
         """Let what is on the server be, which is not what was deleted; it is known here from now on."""
