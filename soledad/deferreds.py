@@ -38,51 +38,33 @@ def unawaited(work: Deferred[Any]) -> None:
     """Say that nobody waits for ``work`` here: its callbacks take care of whatever comes."""
 
 
-_STILL_RUNNING = object()
+class Outlasting(Deferred[T]):
+    """
+    A Deferred that never fires before what it stands for has ended, not even when it is cancelled.
+
+    A plain `Deferred` fires at once when it is cancelled, while what it stands for may still run.  Here cancelling
+    calls ``stop(self)``, which asks the work to end, and then the outcome of the work is waited for: it is a
+    `CancelledError` if the work heeded the request, or its result if it was past the point where it could.
+    """
+
+    def __init__(self, stop: Callable[[Outlasting[T]], object]) -> None:
+        """Wait for what ``stop`` can ask to end."""
+        super().__init__()
+        self._stop = stop
+
+    def cancel(self) -> None:
+        """Ask the work to end; or, as with all Deferreds, what is waited for since it has."""
+        if self.called:
+            super().cancel()
+        else:
+            self._stop(self)
 
 
 def outlasting(work: Deferred[T], stop: Callable[[], object]) -> Deferred[T]:
-    """
-    Return a Deferred that fires as ``work`` does and never before it, not even when it is cancelled.
-
-    A plain `Deferred` fires at once when it is cancelled, while what it stands for may still run.  Here cancelling
-    calls ``stop()``, which asks the work to end, and then the outcome of the work is waited for: it is a
-    `CancelledError` if the work heeded the request, or its result if it was past the point where it could.
-    """
-    waiting = _Outlasting(stop)
-    first = waiting.wait()
-    unawaited(work.addBoth(waiting.end))
-    return first
-
-
-class _Outlasting:
-    """What waits for one work; it leaves no reference to itself behind, as nothing would find it but the collector."""
-
-    __slots__ = ("_stop", "_waiter")
-
-    def __init__(self, stop: Callable[[], object]) -> None:
-        self._stop = stop
-        self._waiter: Deferred[Any] | None = None
-
-    def wait(self) -> Deferred[Any]:
-        """Return what the work's outcome will fire."""
-        self._waiter = Deferred(self._cancelled)
-        # Firing with the mark and answering it with another Deferred keeps whoever waits waiting.
-        return self._waiter.addCallback(self._pass)
-
-    def end(self, outcome: Any) -> None:
-        """The work has ended."""
-        waiter, self._waiter = self._waiter, None
-        assert waiter is not None
-        waiter.callback(outcome)
-
-    def _pass(self, result: Any) -> Any:
-        return self.wait() if result is _STILL_RUNNING else result
-
-    def _cancelled(self, one: Deferred[Any]) -> None:
-        self._stop()
-        if not one.called:
-            one.callback(_STILL_RUNNING)
+    """Return an `Outlasting` that fires as ``work`` does; cancelling it calls ``stop()``."""
+    waiting: Outlasting[T] = Outlasting(lambda _: stop())
+    unawaited(work.addBoth(waiting.callback))
+    return waiting
 
 
 class Worker(Protocol):
