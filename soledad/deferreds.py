@@ -15,7 +15,7 @@ from threading import Event, Lock
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
@@ -168,18 +168,25 @@ class Serial:
     """Lets one call after the other have its turn, in the order in which they asked."""
 
     _busy: bool = field(default=False, init=False)
-    _waiting: deque[Deferred[None]] = field(factory=deque, init=False)
+    #: `None` as long as nobody ever waited: most never do.
+    _waiting: deque[Deferred[None]] | None = field(default=None, init=False)
     _passing: bool = field(default=False, init=False)
 
     def run(self, body: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> Deferred[T]:
         """Run ``body()`` when all earlier ones have ended, however they ended; one cancelled before that never runs."""
         return Deferred.fromCoroutine(in_turn([self], body))
 
-    def turn(self) -> Deferred[None]:
-        """Fire when it is the caller's turn, who then calls `pass_on`; its place is taken when this returns."""
+    def turn(self) -> Deferred[None] | None:
+        """
+        Fire when it is the caller's turn, who then calls `pass_on`; its place is taken when this returns.
+
+        :return: `None`: it is the caller's turn at once.
+        """
         if not self._busy and not self._waiting:
             self._busy = True
-            return succeed(None)
+            return None
+        if self._waiting is None:
+            self._waiting = deque()
         waiter: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiter)
         return waiter
@@ -201,23 +208,25 @@ class Serial:
 
 async def in_turn(serials: Iterable[Serial], body: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
     """Run ``body()`` when it has its turn in all of ``serials``; all places are taken at once, so none deadlocks."""
-    asked = [(serial, serial.turn()) for serial in {id(serial): serial for serial in serials}.values()]
-    held: list[Serial] = []
+    asked = list({id(serial): serial for serial in serials}.values())
+    turns = [serial.turn() for serial in asked]
+    held = 0
     try:
-        for serial, turn in asked:
-            await turn
-            held.append(serial)
+        for turn in turns:
+            if turn is not None:
+                await turn
+            held += 1
         return await body()
     finally:
-        for serial in held:
+        for serial in asked[:held]:
             serial.pass_on()
         # Behind the turn at which this was cancelled, some may have come already.
-        for serial, turn in asked[len(held) + 1 :]:
+        for serial, turn in zip(asked[held + 1 :], turns[held + 1 :], strict=True):
             _give_up(serial, turn)
 
 
-def _give_up(serial: Serial, turn: Deferred[None]) -> None:
-    if turn.called:
+def _give_up(serial: Serial, turn: Deferred[None] | None) -> None:
+    if turn is None or turn.called:
         serial.pass_on()
     else:
         turn.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
