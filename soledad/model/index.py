@@ -31,6 +31,8 @@ MAX_COLUMNS = 64
 MAX_WIDTH = 1000
 
 Scalar: TypeAlias = str | int | float | bool
+# Tuples, here and below: `isinstance` would make a union each time.
+_SCALARS = (str, int, float)
 #: What a document is found under: a text for each column.
 Key: TypeAlias = tuple[str, ...]
 
@@ -47,7 +49,7 @@ class Field:
         """Return what the content has there."""
         found = content.get(self.path[0])
         # What most documents have.
-        if isinstance(found, str) and len(self.path) == 1:
+        if len(self.path) == 1 and isinstance(found, _SCALARS):
             return [found]
         return _found(found, self.path[1:])
 
@@ -218,7 +220,7 @@ def _found(value: Any, path: tuple[str, ...]) -> list[Scalar]:
     """Return what is at a path of a value; of each value of a list, for there are no lists within lists."""
     items = value if isinstance(value, list) else [value]
     if not path:
-        return [item for item in items if isinstance(item, str | int | float)]
+        return [item for item in items if isinstance(item, _SCALARS)]
     return [scalar for item in items if isinstance(item, dict) for scalar in _found(item.get(path[0]), path[1:])]
 
 
@@ -333,24 +335,27 @@ def successor(prefix: str) -> str | None:
 
 
 _LAST = 0x10FFFF
+_VALUES, _SEQUENCES = (str, Exact, Prefix, AnyValue), (list, tuple)
 
 
 def _split(bound: Bound, columns: int) -> tuple[Key, str | None]:
     """Return the leading columns that are given in full, and the prefix behind them (`None`: that was all)."""
     if bound is None:
         return (), ""
-    values = [bound] if isinstance(bound, str | Exact | Prefix | AnyValue) else bound
-    if not isinstance(values, list | tuple):
+    values = [bound] if isinstance(bound, _VALUES) else bound
+    if not isinstance(values, _SEQUENCES):
         raise InvalidValueForIndex(f"a bound of type {type(values).__name__}")
     if len(values) != columns:
         raise InvalidValueForIndex(f"{len(values)} values for {columns} columns")
     patterns = [_pattern(value) for value in values]
-    exact = [text for text, wild in patterns if not wild]
+    exact = tuple([text for text, wild in patterns if not wild])
     behind = patterns[len(exact) :]
+    if not behind:
+        return exact, None
     # What is wild stands last, and only `ANY` behind the first of it.
     if not all(wild for _, wild in behind) or any(text for text, _ in behind[1:]):
         raise InvalidGlobbing()
-    return tuple(exact), behind[0][0] if behind else None
+    return exact, behind[0][0]
 
 
 def _pattern(value: Value) -> tuple[str, bool]:
