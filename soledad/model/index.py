@@ -217,7 +217,7 @@ _COMPLEMENT = str.maketrans("0123456789", "9876543210")
 
 
 def _found(value: Any, path: tuple[str, ...]) -> list[Scalar]:
-    """Return what is at a path of a value; of each value of a list, for there are no lists within lists."""
+    """Return what is at a path of a value, or of each value in a list; lists within lists give nothing."""
     items = value if isinstance(value, list) else [value]
     if not path:
         return [item for item in items if isinstance(item, _SCALARS)]
