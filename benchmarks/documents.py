@@ -20,7 +20,7 @@ from benchmarks.results import Result, Times, counted
 from benchmarks.workbench import Subject, measure
 from soledad.client.api import Soledad, open_store
 from soledad.client.document import Document
-from soledad.client.local import indexes, queries, rows, schema
+from soledad.client.local import documents, indexes, queries, schema
 from soledad.client.local.database import Connection, connect
 from soledad.client.local.store import Workers
 from soledad.crypto.kdf import Database as KeyOf
@@ -197,7 +197,7 @@ async def _in_flight(calls: Sequence[Callable[[], Deferred[Any]]]) -> None:
 
 def _point(ids: Sequence[str]) -> tuple[str, tuple[Any, ...], SQL]:
     doc_id = random.choice(ids)
-    return "get_doc", (doc_id,), (f"SELECT {rows.COLUMNS} FROM document WHERE doc_id IN (?)", (doc_id,))
+    return "get_doc", (doc_id,), (documents.ONE, (doc_id,))
 
 
 def _indexed(raw: Connection, name: str, choose: Callable[[], tuple[str, ...]]) -> tuple[str, tuple[Any, ...], SQL]:

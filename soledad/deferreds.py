@@ -15,7 +15,7 @@ from threading import Event, Lock
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
@@ -38,51 +38,33 @@ def unawaited(work: Deferred[Any]) -> None:
     """Say that nobody waits for ``work`` here: its callbacks take care of whatever comes."""
 
 
-_STILL_RUNNING = object()
+class Outlasting(Deferred[T]):
+    """
+    A Deferred that never fires before what it stands for has ended, not even when it is cancelled.
+
+    A plain `Deferred` fires at once when it is cancelled, while what it stands for may still run.  Here cancelling
+    calls ``stop(self)``, which asks the work to end, and then the outcome of the work is waited for: it is a
+    `CancelledError` if the work heeded the request, or its result if it was past the point where it could.
+    """
+
+    def __init__(self, stop: Callable[[Outlasting[T]], object]) -> None:
+        """Wait for what ``stop`` can ask to end."""
+        super().__init__()
+        self._stop = stop
+
+    def cancel(self) -> None:
+        """Ask the work to end; or, as with all Deferreds, what is waited for since it has."""
+        if self.called:
+            super().cancel()
+        else:
+            self._stop(self)
 
 
 def outlasting(work: Deferred[T], stop: Callable[[], object]) -> Deferred[T]:
-    """
-    Return a Deferred that fires as ``work`` does and never before it, not even when it is cancelled.
-
-    A plain `Deferred` fires at once when it is cancelled, while what it stands for may still run.  Here cancelling
-    calls ``stop()``, which asks the work to end, and then the outcome of the work is waited for: it is a
-    `CancelledError` if the work heeded the request, or its result if it was past the point where it could.
-    """
-    waiting = _Outlasting(stop)
-    first = waiting.wait()
-    unawaited(work.addBoth(waiting.end))
-    return first
-
-
-class _Outlasting:
-    """What waits for one work; it leaves no reference to itself behind, as nothing would find it but the collector."""
-
-    __slots__ = ("_stop", "_waiter")
-
-    def __init__(self, stop: Callable[[], object]) -> None:
-        self._stop = stop
-        self._waiter: Deferred[Any] | None = None
-
-    def wait(self) -> Deferred[Any]:
-        """Return what the work's outcome will fire."""
-        self._waiter = Deferred(self._cancelled)
-        # Firing with the mark and answering it with another Deferred keeps whoever waits waiting.
-        return self._waiter.addCallback(self._pass)
-
-    def end(self, outcome: Any) -> None:
-        """The work has ended."""
-        waiter, self._waiter = self._waiter, None
-        assert waiter is not None
-        waiter.callback(outcome)
-
-    def _pass(self, result: Any) -> Any:
-        return self.wait() if result is _STILL_RUNNING else result
-
-    def _cancelled(self, one: Deferred[Any]) -> None:
-        self._stop()
-        if not one.called:
-            one.callback(_STILL_RUNNING)
+    """Return an `Outlasting` that fires as ``work`` does; cancelling it calls ``stop()``."""
+    waiting: Outlasting[T] = Outlasting(lambda _: stop())
+    unawaited(work.addBoth(waiting.callback))
+    return waiting
 
 
 class Worker(Protocol):
@@ -186,18 +168,25 @@ class Serial:
     """Lets one call after the other have its turn, in the order in which they asked."""
 
     _busy: bool = field(default=False, init=False)
-    _waiting: deque[Deferred[None]] = field(factory=deque, init=False)
+    #: `None` as long as nobody ever waited: most never do.
+    _waiting: deque[Deferred[None]] | None = field(default=None, init=False)
     _passing: bool = field(default=False, init=False)
 
     def run(self, body: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> Deferred[T]:
         """Run ``body()`` when all earlier ones have ended, however they ended; one cancelled before that never runs."""
         return Deferred.fromCoroutine(in_turn([self], body))
 
-    def turn(self) -> Deferred[None]:
-        """Fire when it is the caller's turn, who then calls `pass_on`; its place is taken when this returns."""
+    def turn(self) -> Deferred[None] | None:
+        """
+        Fire when it is the caller's turn, who then calls `pass_on`; its place is taken when this returns.
+
+        :return: `None`: it is the caller's turn at once.
+        """
         if not self._busy and not self._waiting:
             self._busy = True
-            return succeed(None)
+            return None
+        if self._waiting is None:
+            self._waiting = deque()
         waiter: Deferred[None] = Deferred(self._waiting.remove)
         self._waiting.append(waiter)
         return waiter
@@ -219,23 +208,25 @@ class Serial:
 
 async def in_turn(serials: Iterable[Serial], body: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
     """Run ``body()`` when it has its turn in all of ``serials``; all places are taken at once, so none deadlocks."""
-    asked = [(serial, serial.turn()) for serial in {id(serial): serial for serial in serials}.values()]
-    held: list[Serial] = []
+    asked = list({id(serial): serial for serial in serials}.values())
+    turns = [serial.turn() for serial in asked]
+    held = 0
     try:
-        for serial, turn in asked:
-            await turn
-            held.append(serial)
+        for turn in turns:
+            if turn is not None:
+                await turn
+            held += 1
         return await body()
     finally:
-        for serial in held:
+        for serial in asked[:held]:
             serial.pass_on()
         # Behind the turn at which this was cancelled, some may have come already.
-        for serial, turn in asked[len(held) + 1 :]:
+        for serial, turn in zip(asked[held + 1 :], turns[held + 1 :], strict=True):
             _give_up(serial, turn)
 
 
-def _give_up(serial: Serial, turn: Deferred[None]) -> None:
-    if turn.called:
+def _give_up(serial: Serial, turn: Deferred[None] | None) -> None:
+    if turn is None or turn.called:
         serial.pass_on()
     else:
         turn.addErrback(lambda failure: failure.trap(CancelledError)).cancel()

@@ -27,7 +27,7 @@ from soledad.client.local.journal import LocalJournal
 from soledad.client.local.store import LocalStore, Workers
 from soledad.client.local.transfers import BlobQueue
 from soledad.client.observers import Observer, Observers, Subscription
-from soledad.client.operations import Operations, local_operation, network_operation
+from soledad.client.operations import Operations, local_operation, local_read, network_operation
 from soledad.client.queries import Queries
 from soledad.client.remote.connect import Server, check_server, connect
 from soledad.client.sync.documents import Parts
@@ -217,10 +217,10 @@ class Soledad:
         """
         return await self._documents.delete(doc)
 
-    @local_operation
-    async def get_doc(self, doc_id: str, include_deleted: bool = False) -> Document | None:
+    @local_read
+    def get_doc(self, doc_id: str, include_deleted: bool = False) -> Deferred[Document | None]:
         """Return a document, or `None` when there is none, or it is deleted and these were not asked for."""
-        return await self._documents.get(doc_id, include_deleted)
+        return self._documents.get(doc_id, include_deleted)
 
     @local_operation
     async def get_docs(self, doc_ids: Iterable[str], include_deleted: bool = False) -> list[Document]:
@@ -335,10 +335,10 @@ class Soledad:
         """Return the names of all indexes, each with its expressions, in the order in which they were made."""
         return await self._queries.list_indexes()
 
-    @local_operation
-    async def get_from_index(
+    @local_read
+    def get_from_index(
         self, name: str, *values: Value, limit: int | None = None, offset: int = 0
-    ) -> list[Document]:
+    ) -> Deferred[list[Document]]:
         """
         Return the documents that match a value for each column, ordered by columns and then by id, each once.
 
@@ -351,12 +351,12 @@ class Soledad:
         :raise InvalidGlobbing: something else than ``"*"`` stands behind a wildcard.
         :raise InvalidLimit: limit or offset is not a whole number from 0 on.
         """
-        return await self._queries.get(name, values, limit, offset)
+        return self._queries.get(name, values, limit, offset)
 
-    @local_operation
-    async def get_range_from_index(
+    @local_read
+    def get_range_from_index(
         self, name: str, start: Bound = None, end: Bound = None, *, limit: int | None = None, offset: int = 0
-    ) -> list[Document]:
+    ) -> Deferred[list[Document]]:
         """
         Return the documents between two bounds, these included; order, ``limit``, ``offset`` and errors as
         `get_from_index`.
@@ -366,7 +366,7 @@ class Soledad:
         :param end: the same; a text that ends in ``*`` includes all that begin with what is before it.  `None`: up to
             the last document.
         """
-        return await self._queries.get_range(name, start, end, limit, offset)
+        return self._queries.get_range(name, start, end, limit, offset)
 
     @local_operation
     async def get_count_from_index(self, name: str, *values: Value) -> int:

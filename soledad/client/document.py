@@ -21,6 +21,7 @@ from soledad.errors import DetachedDocument, InvalidContent, InvalidJSON
 from soledad.model import content as contents
 from soledad.model.attachment import AttachmentStates, Pointer
 from soledad.model.content import Content
+from soledad.model.document import Stored
 from soledad.model.ids import DocId, doc_id
 
 #: The name of an attachment when nobody says.
@@ -76,7 +77,7 @@ class Snapshot:
     """What a document held at one moment."""
 
     #: JSON text; `None` for a tombstone.
-    text: str | None = field(repr=False)
+    content: str | None = field(repr=False)
     attachments: Mapping[str, Pointer]
 
 
@@ -95,10 +96,13 @@ class Document:
     #: Whether the store has other versions of it that wait to be resolved.
     has_conflicts: bool
     #: The store that it came from.
-    home: Home | None
-    #: Saving, and attaching: one after the other.
-    saving: Serial
-    attaching: Serial
+    home: Home | None = None
+    # What most objects never need is made when it is asked for.
+    _content: Content | None = None
+    #: What it held when it was last loaded or saved.
+    _saved: Snapshot | Stored | None = None
+    _saving: Serial | None = None
+    _attaching: Serial | None = None
 
     def __init__(
         self,
@@ -122,11 +126,9 @@ class Document:
         self.doc_id = None if doc_id is None else _checked_id(doc_id)
         self.rev = rev
         self.has_conflicts = has_conflicts
-        self._attachments: dict[str, Pointer] = {}
+        # Never changed: replaced.
+        self._attachments: Mapping[str, Pointer] = {}
         self._text: str | None = None
-        self._content: Content | None = None
-        self._saved: Snapshot | None = None
-        self._detach()
         if content is not None:
             self.content = content
         elif json is not None:
@@ -338,9 +340,23 @@ class Document:
         """
         text = self.get_json()
         # What was rendered just now was looked at then.
-        if text is not None and text is self._text and (self._saved is None or text != self._saved.text):
+        if text is not None and text is self._text and (self._saved is None or text != self._saved.content):
             _canonical_text(text)
-        return Snapshot(text, dict(self._attachments))
+        return Snapshot(text, self._attachments)
+
+    @property
+    def saving(self) -> Serial:
+        """Lets one saving follow the other."""
+        if self._saving is None:
+            self._saving = Serial()
+        return self._saving
+
+    @property
+    def attaching(self) -> Serial:
+        """Lets one attaching follow the other."""
+        if self._attaching is None:
+            self._attaching = Serial()
+        return self._attaching
 
     def settle(self, rev: str, saved: Snapshot, home: Home, has_conflicts: bool = False) -> None:
         """Note that ``saved`` is stored as ``rev`` in ``home``."""
@@ -348,17 +364,19 @@ class Document:
 
     def attach(self, name: str, pointer: Pointer | None) -> None:
         """Point at something under a name, or at nothing."""
-        self._attachments = {key: value for key, value in self._attachments.items() if key != name}
+        attachments = {key: value for key, value in self._attachments.items() if key != name}
         if pointer is not None:
-            self._attachments[name] = pointer
+            attachments[name] = pointer
+        self._attachments = attachments
 
     @classmethod
-    def load(cls, doc_id: DocId, rev: str, stored: Snapshot, home: Home, has_conflicts: bool = False) -> Document:
+    def load(cls, stored: Stored, home: Home) -> Document:
         """Make the object for a stored document."""
-        doc = cls(doc_id, json=None)
-        doc._text = stored.text
-        doc._attachments = dict(stored.attachments)
-        doc.settle(rev, stored, home, has_conflicts)
+        # What is stored was looked at when it was saved.
+        doc = cls.__new__(cls)
+        doc.doc_id, doc.rev, doc.has_conflicts = stored.doc_id, stored.rev, stored.has_conflicts
+        doc._text, doc._attachments = stored.content, stored.attachments
+        doc._saved, doc.home = stored, home
         return doc
 
     # --- the rest -------------------------------------------------------------------------------------
@@ -381,21 +399,11 @@ class Document:
         own = ("doc_id", "rev", "has_conflicts", "_attachments", "_text", "_content", "_saved")
         return {name: getattr(self, name) for name in own}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take what `__getstate__` gave."""
-        self.__dict__.update(state)
-        self._attachments = dict(self._attachments)
-        self._detach()
-
-    def _detach(self) -> None:
-        self.home = None
-        self.saving, self.attaching = Serial(), Serial()
-
     def _differs(self) -> bool:
         saved = self._saved
         if saved is None or self._attachments != saved.attachments:
             return True
-        return self.get_json() != saved.text and self._canonical() != _canonical_text(saved.text)
+        return self.get_json() != saved.content and self._canonical() != _canonical_text(saved.content)
 
     def _identity(self) -> tuple[DocId | None, str | None, bool]:
         return self.doc_id, self.rev, self.has_conflicts

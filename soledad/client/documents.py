@@ -11,6 +11,7 @@ from functools import partial
 from os import urandom
 
 from attrs import define
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from soledad.client.document import Document, Home, Snapshot
@@ -50,8 +51,8 @@ class Documents:
 
     async def put_all(self, docs: Sequence[Document]) -> list[str]:
         """Save what several documents hold now, all or none."""
-        snapshots = [_snapshot(doc) for doc in docs]
-        return await in_turn((doc.saving for doc in docs), partial(self._put_all, docs, snapshots))
+        ids, snapshots = [_id_to_put(doc) for doc in docs], [doc.snapshot() for doc in docs]
+        return await in_turn((doc.saving for doc in docs), partial(self._put_all, docs, ids, snapshots))
 
     async def delete(self, doc: Document) -> str:
         """Leave a tombstone."""
@@ -63,8 +64,8 @@ class Documents:
 
     async def resolve(self, doc: Document, revs: Iterable[str]) -> str:
         """Let what a document holds now settle some of its versions."""
-        snapshot, settled = _snapshot(doc), list(revs)
-        return await in_turn([doc.saving], partial(self._resolve, doc, snapshot, settled))
+        wanted_id, snapshot, settled = _id_to_put(doc), doc.snapshot(), list(revs)
+        return await in_turn([doc.saving], partial(self._resolve, doc, wanted_id, snapshot, settled))
 
     async def apply_all(self, incoming: Sequence[Versions]) -> list[Applied]:
         """
@@ -79,14 +80,22 @@ class Documents:
         for one in applied:
             if one.copied:
                 _log.warn("One revision of {doc_id} has two contents: a store was copied", doc_id=one.versions.doc_id)
-        written = [(one.versions.doc_id, one.written) for one in applied if one.written is not None]
-        await self._changed(written, [version for one in applied if one.written for version in one.versions])
+        changed = [one for one in applied if one.written is not None]
+        await self._changed(
+            [one.versions.doc_id for one in changed],
+            [one.written for one in changed if one.written is not None],
+            [version for one in changed for version in one.versions],
+        )
         return applied
 
-    async def get(self, wanted: str, include_deleted: bool) -> Document | None:
+    def get(self, wanted: str, include_deleted: bool) -> Deferred[Document | None]:
         """Return one document."""
-        docs = await self.get_many([wanted], include_deleted)
-        return docs[0] if docs else None
+        return self._local.get(doc_id(wanted)).addCallback(self._found, include_deleted)
+
+    def _found(self, stored: Stored | None, include_deleted: bool) -> Document | None:
+        if stored is None or (stored.content is None and not include_deleted):
+            return None
+        return self.load(stored)
 
     async def get_many(self, wanted: Iterable[str], include_deleted: bool) -> list[Document]:
         """Return documents in the order asked, without those that are missing."""
@@ -102,33 +111,36 @@ class Documents:
         """Return what changed after a generation."""
         return await self._local.whats_changed(generation)
 
-    async def _put_all(self, docs: Sequence[Document], snapshots: Sequence[Snapshot]) -> list[str]:
-        wanted = [_stored(doc, snapshot) for doc, snapshot in zip(docs, snapshots, strict=True)]
+    async def _put_all(
+        self, docs: Sequence[Document], ids: Sequence[DocId], snapshots: Sequence[Snapshot]
+    ) -> list[str]:
+        wanted = list(map(_stored, docs, ids, snapshots))
         written = await self._local.put_all(wanted, self.size_limit)
         for doc, snapshot, outcome in zip(docs, snapshots, written, strict=True):
             doc.settle(outcome.rev, snapshot, self._home)
-        await self._changed(list(zip((one.doc_id for one in wanted), written, strict=True)), wanted)
+        await self._changed(ids, written, wanted)
         return [outcome.rev for outcome in written]
 
     async def _delete(self, doc: Document) -> str:
-        outcome = await self._local.delete(_id_of(doc), doc.rev or "")
+        wanted = doc_id(doc.doc_id)
+        outcome = await self._local.delete(wanted, doc.rev or "")
         doc.make_tombstone()
         doc.settle(outcome.rev, doc.snapshot(), self._home)
-        await self._changed([(_id_of(doc), outcome)], [])
+        await self._changed([wanted], [outcome], [])
         return outcome.rev
 
-    async def _resolve(self, doc: Document, snapshot: Snapshot, revs: Collection[str]) -> str:
-        wanted = _stored(doc, snapshot)
+    async def _resolve(self, doc: Document, wanted_id: DocId, snapshot: Snapshot, revs: Collection[str]) -> str:
+        wanted = _stored(doc, wanted_id, snapshot)
         outcome = await self._local.resolve(wanted, revs, self.size_limit)
         doc.settle(outcome.rev, snapshot, self._home, outcome.has_conflicts)
-        await self._changed([(wanted.doc_id, outcome)], [wanted])
+        await self._changed([wanted_id], [outcome], [wanted])
         return outcome.rev
 
-    async def _changed(self, written: Sequence[tuple[DocId, Written]], versions: Iterable[Stored]) -> None:
+    async def _changed(self, ids: Iterable[DocId], written: Sequence[Written], versions: Iterable[Stored]) -> None:
         """Tell observers what was written, and the blobs what the versions that are stored since refer to."""
-        self.observers.changed(written)
+        self.observers.changed(zip(ids, written, strict=True))
         pointers = [pointer for version in versions for pointer in version.attachments.values()]
-        await self._refer(pointers, frozenset[BlobId]().union(*(outcome.dropped for _, outcome in written)))
+        await self._refer(pointers, frozenset[BlobId]().union(*(outcome.dropped for outcome in written)))
 
     async def _refer(self, pointers: Sequence[Pointer], dropped: Collection[BlobId]) -> None:
         if not pointers and not dropped:
@@ -141,8 +153,7 @@ class Documents:
 
     def load(self, stored: Stored) -> Document:
         """Return the object for a stored document."""
-        snapshot = Snapshot(stored.content, stored.attachments)
-        return Document.load(stored.doc_id, stored.rev, snapshot, self._home, stored.has_conflicts)
+        return Document.load(stored, self._home)
 
 
 def new_document(content: Content | None, json: str | None, wanted_id: str | None) -> Document:
@@ -157,17 +168,13 @@ def new_document(content: Content | None, json: str | None, wanted_id: str | Non
     return Document(made, json=json, content=content)
 
 
-def _snapshot(doc: Document) -> Snapshot:
-    if doc.doc_id is None:
-        doc.doc_id = random_doc_id(urandom(16))
-    doc_id(doc.doc_id)
-    return doc.snapshot()
+def _id_to_put(doc: Document) -> DocId:
+    if doc.doc_id is not None:
+        return doc_id(doc.doc_id)
+    doc.doc_id = random_doc_id(urandom(16))
+    return doc.doc_id
 
 
-def _stored(doc: Document, snapshot: Snapshot) -> Stored:
+def _stored(doc: Document, wanted_id: DocId, snapshot: Snapshot) -> Stored:
     # The revision is the one that the object has now: earlier writes of it have ended.
-    return Stored(_id_of(doc), doc.rev or "", snapshot.text, snapshot.attachments)
-
-
-def _id_of(doc: Document) -> DocId:
-    return doc_id(doc.doc_id)
+    return Stored(wanted_id, doc.rev or "", snapshot.content, snapshot.attachments)

@@ -156,6 +156,9 @@ class IDocuments(Interface):
     def get_conflicts(doc_id: DocId) -> Deferred[list[Stored]]:
         """Return the current version and then the alternatives, by revision; nothing if there is no conflict."""
 
+    def get(doc_id: DocId) -> Deferred[Stored | None]:
+        """Return a document or a tombstone; `None`: there is none."""
+
     def get_many(doc_ids: Sequence[DocId]) -> Deferred[list[Stored]]:
         """Return documents and tombstones in the order asked; those that are missing are left out."""
 

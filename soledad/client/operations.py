@@ -52,6 +52,11 @@ class Operations:
             self._running[token] = (work, finishes)
         return work
 
+    @property
+    def closing(self) -> bool:
+        """Whether new calls are refused."""
+        return self._closing
+
     async def close(self) -> None:
         """Refuse new calls, cancel those that do not finish by themselves, and wait for all."""
         self._closing = True
@@ -91,6 +96,21 @@ def _operation(finishes: bool, method: Method[S, P, T]) -> Callable[Concatenate[
 def local_operation(method: Method[S, P, T]) -> Callable[Concatenate[S, P], Deferred[T]]:
     """Make a public method of a coroutine function: closing waits for it."""
     return _operation(True, method)
+
+
+def local_read(method: Callable[Concatenate[S, P], Deferred[T]]) -> Callable[Concatenate[S, P], Deferred[T]]:
+    """Make a public method of one that asks the database and does no more: a database that closes waits for that."""
+
+    @wraps(method)
+    def start(self: S, /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        if self.operations.closing:
+            return fail(StoreClosed())
+        try:
+            return method(self, *args, **kwargs)
+        except Exception:
+            return fail()
+
+    return start
 
 
 def network_operation(method: Method[S, P, T]) -> Callable[Concatenate[S, P], Deferred[T]]:

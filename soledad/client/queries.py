@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from attrs import define
+from twisted.internet.defer import Deferred
 
 from soledad.client.document import Document
 from soledad.client.interfaces import IQueries
@@ -42,13 +43,17 @@ class Queries:
         """Return names and expressions."""
         return await self._local.list_indexes()
 
-    async def get(self, name: str, values: Sequence[Value], limit: int | None, offset: int) -> list[Document]:
+    def get(self, name: str, values: Sequence[Value], limit: int | None, offset: int) -> Deferred[list[Document]]:
         """Return the documents that match values."""
-        return await self.get_range(name, values, values, limit, offset)
+        return self.get_range(name, values, values, limit, offset)
 
-    async def get_range(self, name: str, start: Bound, end: Bound, limit: int | None, offset: int) -> list[Document]:
+    def get_range(
+        self, name: str, start: Bound, end: Bound, limit: int | None, offset: int
+    ) -> Deferred[list[Document]]:
         """Return the documents between two bounds."""
-        stored = await self._local.get_range(index_name(name), start, end, Slice.of(limit, offset))
+        return self._local.get_range(index_name(name), start, end, Slice.of(limit, offset)).addCallback(self._loaded)
+
+    def _loaded(self, stored: Sequence[Stored]) -> list[Document]:
         return [self._load(one) for one in stored]
 
     async def count(self, name: str, values: Sequence[Value]) -> int:
@@ -74,5 +79,4 @@ class Queries:
 
     async def search(self, name: str, query: str, limit: int | None, offset: int) -> list[Document]:
         """Return the documents that have the words of a query."""
-        stored = await self._local.search(index_name(name), query, Slice.of(limit, offset))
-        return [self._load(one) for one in stored]
+        return self._loaded(await self._local.search(index_name(name), query, Slice.of(limit, offset)))

@@ -98,10 +98,12 @@ def _check(value: Any, depth: int) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise InvalidContent("a key that is not text")
-            _check(item, depth + 1)
+            if type(item) not in _ATOMS:
+                _check(item, depth + 1)
     elif isinstance(value, list):
         for item in value:
-            _check(item, depth + 1)
+            if type(item) not in _ATOMS:
+                _check(item, depth + 1)
     elif not isinstance(value, _ATOMS):
         raise InvalidContent(f"a value of type {type(value).__name__}")
 
@@ -121,6 +123,9 @@ def _finite(text: str) -> float:
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
 _CHECKER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 _IN_THEIR_ORDER, _SORTED = (
-    json.JSONEncoder(sort_keys=sort_keys, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # What is within itself was refused before.
+    json.JSONEncoder(
+        sort_keys=sort_keys, ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+    )
     for sort_keys in (False, True)
 )

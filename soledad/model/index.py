@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from itertools import product, takewhile
+from itertools import product
 from math import prod
 from typing import Any, Final, TypeAlias
 
@@ -31,6 +31,8 @@ MAX_COLUMNS = 64
 MAX_WIDTH = 1000
 
 Scalar: TypeAlias = str | int | float | bool
+# Tuples, here and below: `isinstance` would make a union each time.
+_SCALARS = (str, int, float)
 #: What a document is found under: a text for each column.
 Key: TypeAlias = tuple[str, ...]
 
@@ -43,6 +45,14 @@ class Field:
 
     path: tuple[str, ...]
 
+    def values(self, content: Content) -> list[Scalar]:
+        """Return what the content has there."""
+        found = content.get(self.path[0])
+        # What most documents have.
+        if len(self.path) == 1 and isinstance(found, _SCALARS):
+            return [found]
+        return _found(found, self.path[1:])
+
 
 @frozen
 class Call:
@@ -52,6 +62,13 @@ class Call:
     terms: tuple[Term, ...]
     #: Of ``number``: the digits that a number has at least.
     width: int = 0
+
+    def values(self, content: Content) -> list[Scalar]:
+        """Return what the operation makes of what its terms give."""
+        inner = self.terms[0].values(content)
+        for other in self.terms[1:]:
+            inner = inner + other.values(content)
+        return _OPERATIONS[self.op](inner, self.width)
 
 
 Term: TypeAlias = Field | Call
@@ -166,10 +183,16 @@ def keys(terms: Sequence[Term], content: Content) -> list[Key]:
 
     :raise TooManyKeys: there are more than `MAX_KEYS`.
     """
-    columns = [texts(term, content) for term in terms]
-    if len(columns) == 1 and len(columns[0]) == 1:
+    key = []
+    for term in terms:
+        values = term.values(content)
+        if len(values) != 1 or not isinstance(values[0], str):
+            break
+        key.append(values[0])
+    else:
         # What most documents have.
-        return [(columns[0][0],)]
+        return [tuple(key)]
+    columns = [texts(term, content) for term in terms]
     number = prod(map(len, columns))
     if number > MAX_KEYS:
         raise TooManyKeys(number, MAX_KEYS)
@@ -178,10 +201,7 @@ def keys(terms: Sequence[Term], content: Content) -> list[Key]:
 
 def texts(term: Term, content: Content) -> list[str]:
     """Return the texts that a term gives, each once."""
-    values = _values(term, content)
-    if len(values) == 1:
-        return [value for value in values if isinstance(value, str)]
-    return list(dict.fromkeys(value for value in values if isinstance(value, str)))
+    return list(dict.fromkeys(value for value in term.values(content) if isinstance(value, str)))
 
 
 def padded(number: int, width: int) -> str:
@@ -196,25 +216,12 @@ def padded(number: int, width: int) -> str:
 _COMPLEMENT = str.maketrans("0123456789", "9876543210")
 
 
-def _values(term: Term, content: Content) -> list[Scalar]:
-    if isinstance(term, Field):
-        return _found(content, term.path)
-    inner = _values(term.terms[0], content)
-    for other in term.terms[1:]:
-        inner = inner + _values(other, content)
-    return _OPERATIONS[term.op](inner, term.width)
-
-
 def _found(value: Any, path: tuple[str, ...]) -> list[Scalar]:
-    if not isinstance(value, dict):
-        return []
-    found, rest = value.get(path[0]), path[1:]
-    if isinstance(found, str):
-        return [] if rest else [found]
-    items = found if isinstance(found, list) else [found]
-    if rest:
-        return [scalar for item in items for scalar in _found(item, rest)]
-    return [item for item in items if isinstance(item, str | int | float)]
+    """Return what is at a path of a value, or of each value in a list; lists within lists give nothing."""
+    items = value if isinstance(value, list) else [value]
+    if not path:
+        return [item for item in items if isinstance(item, _SCALARS)]
+    return [scalar for item in items if isinstance(item, dict) for scalar in _found(item.get(path[0]), path[1:])]
 
 
 def _lower(values: list[Scalar], width: int) -> list[Scalar]:
@@ -309,7 +316,8 @@ def between(start: Bound, end: Bound, columns: int) -> Range:
     """
     exact, prefix = _split(start, columns)
     lowest = exact if prefix is None else (*exact, prefix)
-    exact, prefix = _split(end, columns)
+    if end is not start:
+        exact, prefix = _split(end, columns)
     above = None if prefix is None else successor(prefix)
     if above is not None:
         return Range(lowest, (*exact, above), inclusive=False)
@@ -327,38 +335,44 @@ def successor(prefix: str) -> str | None:
 
 
 _LAST = 0x10FFFF
+_VALUES, _SEQUENCES = (str, Exact, Prefix, AnyValue), (list, tuple)
 
 
 def _split(bound: Bound, columns: int) -> tuple[Key, str | None]:
     """Return the leading columns that are given in full, and the prefix behind them (`None`: that was all)."""
     if bound is None:
         return (), ""
-    values = [bound] if isinstance(bound, str | Exact | Prefix | AnyValue) else bound
-    if not isinstance(values, list | tuple):
+    values = [bound] if isinstance(bound, _VALUES) else bound
+    if not isinstance(values, _SEQUENCES):
         raise InvalidValueForIndex(f"a bound of type {type(values).__name__}")
     if len(values) != columns:
         raise InvalidValueForIndex(f"{len(values)} values for {columns} columns")
     patterns = [_pattern(value) for value in values]
-    exact = tuple(pattern.text for pattern in takewhile(lambda pattern: isinstance(pattern, Exact), patterns))
-    wild = patterns[len(exact) :]
-    if any(pattern != Prefix("") for pattern in wild[1:]):
+    exact = tuple([text for text, wild in patterns if not wild])
+    behind = patterns[len(exact) :]
+    if not behind:
+        return exact, None
+    # What is wild stands last, and only `ANY` behind the first of it.
+    if not all(wild for _, wild in behind) or any(text for text, _ in behind[1:]):
         raise InvalidGlobbing()
-    return exact, wild[0].text if wild else None
+    return exact, behind[0][0]
 
 
-def _pattern(value: Value) -> Exact | Prefix:
-    if value is ANY:
-        return Prefix("")
-    pattern = value
+def _pattern(value: Value) -> tuple[str, bool]:
+    """Return a text, and whether what begins with it matches, too."""
     if isinstance(value, str):
-        pattern = Prefix(value[:-1]) if value.endswith("*") else Exact(value)
-    if not isinstance(pattern, Exact | Prefix) or not isinstance(pattern.text, str):
+        text, wild = (value[:-1], True) if value.endswith("*") else (value, False)
+    elif isinstance(value, Exact | Prefix):
+        text, wild = value.text, isinstance(value, Prefix)
+    else:
+        text, wild = ("", True) if value is ANY else (None, False)
+    if not isinstance(text, str):
         raise InvalidValueForIndex(f"a value of type {type(value).__name__}")
     try:
-        pattern.text.encode()
+        text.encode()
     except UnicodeEncodeError:
         raise InvalidValueForIndex("a lone surrogate") from None
-    return pattern
+    return text, wild
 
 
 # --- how many of the answers --------------------------------------------------------------------------
@@ -374,6 +388,8 @@ class Slice:
     @classmethod
     def of(cls, limit: int | None, offset: int) -> Slice:
         """:raise InvalidLimit: one of them is not a whole number from 0 on."""
+        if limit is None and offset == 0 and type(offset) is int:
+            return ALL
         return cls(None if limit is None else _whole("limit", limit), _whole("offset", offset))
 
 

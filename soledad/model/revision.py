@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from itertools import count
 
 from soledad.errors import InvalidIdentifier
@@ -40,6 +41,7 @@ def render(vector: Vector) -> str:
     return "|".join(f"{replica}:{counter}" for replica, counter in sorted(vector.items()))
 
 
+@lru_cache(maxsize=1000)
 def incremented(rev: str | None, replica: str) -> str:
     """Return the revision that follows ``rev`` when ``replica`` changes the document."""
     vector = parse(rev)

@@ -15,6 +15,7 @@ from soledad.errors import (
     InvalidJSON,
     RevisionConflict,
     StorageFull,
+    StoreClosed,
 )
 from soledad.model.attachment import AttachmentStates
 from soledad.model.content import MAX_DEPTH
@@ -221,6 +222,20 @@ class PutTests(SoledadTestCase):
         worker.drain()
         for one in saving:
             self.now(one)
+
+    def test_read_while_closing(self) -> None:
+        """Closing waits for what is being read; what was asked for is there still, and nothing more can be."""
+        self.create(doc_id="a")
+        worker = HeldWorker()
+        self.patch(self.store._local.documents.database._reads, "_worker", worker)
+        reading, closing = self.store.get_doc("a"), self.store.close()
+        self.fails(self.store.get_doc("a"), StoreClosed)
+        self.assertNoResult(closing)
+        worker.drain()
+        found = self.now(reading)
+        assert found is not None
+        self.assertEqual(found.doc_id, "a")
+        self.now(closing)
 
     def test_refused_in_a_group(self) -> None:
         """A refusal concerns its own call, whatever shares its commit."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from soledad.client.operations import Operations, local_operation, network_operation
+from soledad.client.operations import Operations, local_operation, local_read, network_operation
 from soledad.deferreds import completed, unawaited
 from soledad.errors import StoreClosed
 
@@ -34,6 +35,12 @@ class Store:
     async def stubborn(self) -> object:
         """Do something that is past the point where it can be ended."""
         return await completed(self._wait())
+
+    @local_read
+    def read(self, number: int) -> Deferred[Any]:
+        """Ask a database something that takes its time; zero is no question."""
+        number // number
+        return self._wait()
 
     @local_operation
     async def at_once(self, result: object) -> object:
@@ -65,9 +72,17 @@ class OperationsTests(SynchronousTestCase):
     def test_refused(self) -> None:
         """What is called afterwards fails, and does not begin."""
         self.successResultOf(self.close())
-        for call in (self.store.local, self.store.network):
+        for call in (self.store.local, self.store.network, partial(self.store.read, 1)):
             self.failureResultOf(call(), StoreClosed)
         self.assertEqual(self.store.waiting, [])
+
+    def test_read(self) -> None:
+        """What only reads has its result, and raises nothing; closing leaves waiting for it to the database."""
+        self.failureResultOf(self.store.read(0), ZeroDivisionError)
+        call = self.store.read(1)
+        self.successResultOf(self.close())
+        self.store.waiting[0].callback("done")
+        self.assertEqual(self.successResultOf(call), "done")
 
     def test_local_finishes(self) -> None:
         """Closing waits for what is under way on this device; what is called meanwhile fails."""

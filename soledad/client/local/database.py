@@ -9,46 +9,45 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from time import monotonic
 from typing import Any, Concatenate, ParamSpec, TypeAlias, TypeVar
 
 import sqlcipher3.dbapi2 as sqlcipher
 from attrs import define, field
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.python.failure import Failure
 
 from soledad.client.local.durable import file_faults
-from soledad.deferreds import Worker, outlasting, unawaited
+from soledad.deferreds import Outlasting, Worker, unawaited
 from soledad.errors import ForeignStore, NewerSchema, NotADatabase, StorageFailed, StorageFull
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Q = TypeVar("Q")
 Cursor: TypeAlias = Any
 Connection: TypeAlias = Any
 #: A numbered change of the schema: the text of SQL statements.
 Migration: TypeAlias = str
 #: What is done with a cursor.
 Job: TypeAlias = Callable[[Cursor], Any]
+#: What answers questions of one kind, one after the other.
+Answering: TypeAlias = Callable[[Cursor, Sequence[Q]], Iterator[T]]
+#: A question, and what answers it.
+Read: TypeAlias = tuple[Answering[Any, Any], Any]
 
 #: Calls that share a commit, or a snapshot, at most: so many answers at once do not hold up the reactor.
 GROUP = 200
 #: Seconds after which calls that read no longer wait for each other: so many answers hold up the reactor as long.
-READING = 0.002
+READING = 0.004
 #: Results of SQLite (the low byte of its extended codes) by what they mean; source: https://sqlite.org/rescode.html
 _FULL, _NOT_OURS = 13, {11, 26}
 #: "SLDA": marks the files as ours (PRAGMA application_id).
 APPLICATION_ID = 0x534C4441
-
-
-@define(eq=False)
-class _Call:
-    """One job that waits for its turn."""
-
-    job: Job
-    done: Deferred[Any] = field(factory=Deferred)
 
 
 @define(eq=False)
@@ -57,20 +56,20 @@ class Calls:
 
     _worker: Worker
     #: Takes jobs, and returns for each its result or its `Failure`, of as many as it had time for.
-    _carry_out: Callable[[list[Job]], list[Any]]
-    _waiting: deque[_Call] = field(factory=deque, init=False)
+    _carry_out: Callable[[list[Any]], list[Any]]
+    _waiting: deque[tuple[Any, Outlasting[Any]]] = field(factory=deque, init=False)
     _busy: bool = field(default=False, init=False)
     _idle: list[Deferred[None]] = field(factory=list, init=False)
 
-    def add(self, job: Job) -> Deferred[Any]:
+    def add(self, job: Any) -> Deferred[Any]:
         """Run a job when it has its turn, and fire with its result; cancelling works until then."""
-        call = _Call(job)
-        self._waiting.append(call)
+        done: Outlasting[Any] = Outlasting(self._withdraw)
+        self._waiting.append((job, done))
         if not self._busy:
             self._busy = True
             # Soon, and not now: whoever asks for several things at once asks for the others first.
             self._worker.report(self._next)
-        return outlasting(call.done, partial(self._withdraw, call))
+        return done
 
     def idle(self) -> Deferred[None]:
         """Fire when none waits or runs."""
@@ -79,28 +78,30 @@ class Calls:
         self._idle.append(Deferred())
         return self._idle[-1]
 
-    def _withdraw(self, call: _Call) -> None:
-        if call in self._waiting:
-            self._waiting.remove(call)
-            call.done.cancel()
+    def _withdraw(self, done: Outlasting[Any]) -> None:
+        for call in self._waiting:
+            if call[1] is done:
+                self._waiting.remove(call)
+                done.errback(CancelledError())
+                return
 
     def _next(self) -> None:
         if self._waiting:
             group = [self._waiting.popleft() for _ in range(min(GROUP, len(self._waiting)))]
-            unawaited(self._worker.run(self._carry_out, [call.job for call in group]).addBoth(self._ended, group))
+            unawaited(self._worker.run(self._carry_out, [job for job, _ in group]).addBoth(self._ended, group))
             return
         self._busy = False
         idle, self._idle = self._idle, []
         for done in idle:
             done.callback(None)
 
-    def _ended(self, outcomes: list[Any] | Failure, group: list[_Call]) -> None:
+    def _ended(self, outcomes: list[Any] | Failure, group: list[tuple[Any, Outlasting[Any]]]) -> None:
         if isinstance(outcomes, Failure):
             outcomes = [outcomes] * len(group)
         self._waiting.extendleft(reversed(group[len(outcomes) :]))
         # First the answers, then the next jobs: Python does one of both at a time, and changing over takes long.
-        for call, outcome in zip(group, outcomes, strict=False):
-            call.done.callback(outcome)
+        for (_, done), outcome in zip(group, outcomes, strict=False):
+            done.callback(outcome)
         self._next()
 
 
@@ -174,7 +175,16 @@ class Database:
 
         Calls that wait at the same time share a snapshot.
         """
-        return self._reads.add(_bound(job, args, kwargs))
+        return self._reads.add((_alone(_bound(job, args, kwargs)), None))
+
+    def ask(self, answer: Answering[Q, T], question: Q) -> Deferred[T]:
+        """
+        Do as `read`, for what is asked often: fire with what ``answer(cursor, questions)`` gives for ``question``.
+
+        Questions of one kind that wait at the same time are handed to it together.  One at which it raises fails
+        alone, and it is begun anew with those behind that one.
+        """
+        return self._reads.add((answer, question))
 
     def write_now(self, job: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do as `write`, blocking: before the store is open, when nothing else uses the database."""
@@ -207,6 +217,11 @@ class Database:
 
 def _bound(job: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[[Cursor], T]:
     return lambda cursor: job(cursor, *args, **kwargs)
+
+
+def _alone(job: Job) -> Answering[None, Any]:
+    """Let a job answer a question of its own kind."""
+    return lambda cursor, _: (job(cursor) for _ in (None,))
 
 
 def connect(path: Path, key: bytes, page_size: int) -> Connection:
@@ -323,18 +338,18 @@ def _commit_one(connection: Connection, path: Path, job: Job) -> Any:
     return result
 
 
-def read_group(connection: Connection, path: Path, jobs: list[Job]) -> list[Any]:
+def read_group(connection: Connection, path: Path, reads: list[Read]) -> list[Any]:
     """
-    Run jobs on one snapshot; blocks.
+    Answer questions on one snapshot; blocks.
 
-    :return: for each job, its result or its `Failure`; of as many as `READING` leaves time for, and of one at least.
+    :return: for each, its answer or its `Failure`; of as many as `READING` leaves time for, and of one at least.
     """
     end = monotonic() + READING
     outcomes: list[Any] = []
     try:
         connection.execute("BEGIN")
-        for job in jobs:
-            outcomes.append(_outcome(connection, path, job))
+        for outcome in _answers(connection.cursor(), path, reads):
+            outcomes.append(outcome)
             if monotonic() > end:
                 break
         _roll_back(connection)
@@ -343,11 +358,19 @@ def read_group(connection: Connection, path: Path, jobs: list[Job]) -> list[Any]
     return outcomes
 
 
-def _outcome(connection: Connection, path: Path, job: Job) -> Any:
-    try:
-        return job(connection.cursor())
-    except Exception as error:
-        return Failure(_translated(error, path)) if isinstance(error, sqlcipher.Error) else Failure()
+def _answers(cursor: Cursor, path: Path, reads: list[Read]) -> Iterator[Any]:
+    for answer, some in groupby(reads, itemgetter(0)):
+        questions = [question for _, question in some]
+        while questions:
+            answered = 0
+            try:
+                for outcome in answer(cursor, questions):
+                    answered += 1
+                    yield outcome
+            except Exception as error:
+                answered += 1
+                yield Failure(_translated(error, path)) if isinstance(error, sqlcipher.Error) else Failure()
+            del questions[:answered]
 
 
 def _snapshot(connection: Connection, path: Path, job: Callable[[Cursor], T]) -> T:

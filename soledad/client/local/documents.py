@@ -6,11 +6,12 @@ Functions of a cursor, run as jobs of the documents' `Database`.  Rules: docs/sp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from os import urandom
 from typing import Any, NamedTuple, TypeVar
 
-from attrs import define
+from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
@@ -34,8 +35,9 @@ from soledad.model.ids import ATTACHMENTS, BlobId, DocId, random_replica_id, ran
 
 T = TypeVar("T")
 
-#: SQLite takes this many parameters in a statement, at the very least.
-_PARAMETERS = 900
+_SELECT = f"SELECT {COLUMNS} FROM document"
+#: The query for the current version of one document.
+ONE = f"{_SELECT} WHERE doc_id = ?"
 
 
 def replica(cursor: Cursor) -> str:
@@ -63,21 +65,26 @@ def put(cursor: Cursor, this_replica: str, document: Stored, limit: int | None =
 
 def put_all(cursor: Cursor, this_replica: str, documents: Sequence[Stored], limit: int | None = None) -> list[Written]:
     """Store several documents, all or none; see `put`."""
-    with Upkeep(cursor) as upkeep:
-        return [_put(cursor, upkeep, this_replica, document, limit) for document in documents]
+    with _writing(cursor, this_replica) as writing:
+        return [_put(writing, document, limit) for document in documents]
 
 
-def _put(cursor: Cursor, upkeep: Upkeep, this_replica: str, document: Stored, limit: int | None) -> Written:
+def _put(writing: _Writing, document: Stored, limit: int | None) -> Written:
     _check_size(document, limit)
-    row = _row(cursor, document.doc_id)
+    if not document.rev:
+        # Most likely it is new: that is tried, and not looked up before.
+        current = writing.following(document, None)
+        row_id = _insert(writing.cursor, current)
+        if row_id is not None:
+            return _note(writing, row_id, None, current)
+    row = _row(writing.cursor, document.doc_id)
     if row is None:
-        if document.rev:
-            raise RevisionConflict(document.doc_id, document.rev, None)
-    elif row.has_conflicts:
+        raise RevisionConflict(document.doc_id, document.rev, None)
+    if row.has_conflicts:
         raise ConflictedDoc(document.doc_id)
-    elif document.rev != row.rev and not (row.content is None and not document.rev):
+    if document.rev != row.rev and not (row.content is None and not document.rev):
         raise RevisionConflict(document.doc_id, document.rev or None, row.rev)
-    return _write(cursor, upkeep, this_replica, row, document)
+    return _store(writing, row, writing.following(document, row.rev))
 
 
 def delete(cursor: Cursor, this_replica: str, doc_id: DocId, rev: str) -> Written:
@@ -98,8 +105,8 @@ def delete(cursor: Cursor, this_replica: str, doc_id: DocId, rev: str) -> Writte
         raise DocumentAlreadyDeleted(doc_id)
     if row.has_conflicts:
         raise ConflictedDoc(doc_id)
-    with Upkeep(cursor) as upkeep:
-        return _write(cursor, upkeep, this_replica, row, Stored(doc_id, rev))
+    with _writing(cursor, this_replica) as writing:
+        return _store(writing, row, writing.following(Stored(doc_id, rev), rev))
 
 
 def apply(cursor: Cursor, this_replica: str, incoming: Versions) -> Applied:
@@ -114,17 +121,17 @@ def apply(cursor: Cursor, this_replica: str, incoming: Versions) -> Applied:
 
 def apply_all(cursor: Cursor, this_replica: str, incoming: Sequence[Versions]) -> list[Applied]:
     """Apply the versions of several documents, all or none; see `apply`."""
-    with Upkeep(cursor) as upkeep:
-        return [_apply(cursor, upkeep, this_replica, versions) for versions in incoming]
+    with _writing(cursor, this_replica) as writing:
+        return [_apply(writing, versions) for versions in incoming]
 
 
-def _apply(cursor: Cursor, upkeep: Upkeep, this_replica: str, incoming: Versions) -> Applied:
-    before = get_versions(cursor, incoming.doc_id)
-    merged = conflict.merge(before, incoming, this_replica)
+def _apply(writing: _Writing, incoming: Versions) -> Applied:
+    before = get_versions(writing.cursor, incoming.doc_id)
+    merged = conflict.merge(before, incoming, writing.replica)
     after, written = merged.versions, None
     if before is None or not conflict.is_same_set(before, after):
-        row = _row(cursor, incoming.doc_id)
-        written = _store(cursor, upkeep, row, after.current, after.alternatives, ours=False)
+        row = None if before is None else _row(writing.cursor, incoming.doc_id)
+        written = _store(writing, row, after.current, after.alternatives, ours=False)
     goes_out = not conflict.is_same_set(after, incoming)
     return Applied(merged.outcome, after, goes_out, merged.copied, written)
 
@@ -151,19 +158,20 @@ def resolve(
     if before is None:
         raise DocumentDoesNotExist(document.doc_id)
     after = conflict.resolve(before, document, revs, this_replica)
-    with Upkeep(cursor) as upkeep:
-        return _store(cursor, upkeep, _row(cursor, document.doc_id), after.current, after.alternatives)
+    with _writing(cursor, this_replica) as writing:
+        return _store(writing, _row(cursor, document.doc_id), after.current, after.alternatives)
 
 
-def get_many(cursor: Cursor, doc_ids: Sequence[DocId]) -> list[Stored]:
+def get_each(cursor: Cursor, doc_ids: Iterable[DocId]) -> Iterator[Stored | None]:
+    """Give documents and tombstones, one after the other, and `None` for those that are missing."""
+    for doc_id in doc_ids:
+        row = cursor.execute(ONE, (doc_id,)).fetchone()
+        yield None if row is None else from_row(row)
+
+
+def get_many(cursor: Cursor, doc_ids: Iterable[DocId]) -> list[Stored]:
     """Return documents and tombstones in the order asked; those that are missing are left out."""
-    found: dict[str, Stored] = {}
-    for start in range(0, len(doc_ids), _PARAMETERS):
-        some = doc_ids[start : start + _PARAMETERS]
-        marks = ",".join("?" * len(some))
-        for row in cursor.execute(f"{_SELECT} WHERE doc_id IN ({marks})", some):
-            found[row[0]] = from_row(row)
-    return [found[doc_id] for doc_id in doc_ids if doc_id in found]
+    return [stored for stored in get_each(cursor, doc_ids) if stored is not None]
 
 
 def get_all(cursor: Cursor, include_deleted: bool) -> tuple[int, list[Stored]]:
@@ -224,9 +232,6 @@ def pointers_to(cursor: Cursor, wanted: Set[BlobId]) -> list[Pointer]:
     return list(found.values())
 
 
-_SELECT = f"SELECT {COLUMNS} FROM document"
-
-
 class _Row(NamedTuple):
     """What a write has to know of the current version."""
 
@@ -252,43 +257,98 @@ def _alternatives(cursor: Cursor, current: Stored) -> list[Stored]:
     return [from_row(row) for row in cursor.execute(query, (current.doc_id,))]
 
 
-def _write(cursor: Cursor, upkeep: Upkeep, this_replica: str, row: _Row | None, document: Stored) -> Written:
-    """Store what follows the version in ``row``, which is the only one."""
-    rev = revision.incremented(None if row is None else row.rev, this_replica)
-    return _store(cursor, upkeep, row, Stored(document.doc_id, rev, document.content, document.attachments))
+# --- writing ------------------------------------------------------------------------------------------
+
+
+@define(eq=False)
+class _Writing:
+    """The writes of one job, and what they have in common."""
+
+    cursor: Cursor
+    replica: str
+    indexes: Upkeep
+    _newest: int
+    _changed: list[DocId] = field(factory=list, init=False)
+
+    def following(self, document: Stored, rev: str | None) -> Stored:
+        """Return a document as what follows the version ``rev``."""
+        following = revision.incremented(rev, self.replica)
+        return Stored(document.doc_id, following, document.content, document.attachments)
+
+    def log(self, doc_id: DocId) -> int:
+        """Note that a document has changed; return the generation."""
+        self._changed.append(doc_id)
+        return self._newest + len(self._changed)
+
+    def write_log(self) -> None:
+        """Write what was noted."""
+        entropy = urandom(16 * len(self._changed))
+        rows = (
+            (self._newest + number, doc_id, random_transaction_id(entropy[16 * (number - 1) : 16 * number]))
+            for number, doc_id in enumerate(self._changed, 1)
+        )
+        self.cursor.executemany("INSERT INTO transaction_log VALUES (?, ?, ?)", rows)
+
+
+@contextmanager
+def _writing(cursor: Cursor, this_replica: str) -> Iterator[_Writing]:
+    """Begin the writes of a job; what they change in the indexes and in the log is written at the end, together."""
+    with Upkeep(cursor) as upkeep:
+        # Also those that nobody can see any more are not used again.
+        row = cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = 'transaction_log'").fetchone()
+        writing = _Writing(cursor, this_replica, upkeep, 0 if row is None else row[0])
+        yield writing
+    writing.write_log()
 
 
 def _store(
-    cursor: Cursor,
-    upkeep: Upkeep,
+    writing: _Writing,
     row: _Row | None,
     current: Stored,
     alternatives: Sequence[Stored] = (),
     ours: bool = True,
 ) -> Written:
-    """Let these be all versions of a document, and note that in the log, the indexes and the references."""
-    pointers = encode_pointers(current.attachments)
-    if row is None:
-        query = "INSERT INTO document (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?)"
-        cursor.execute(query, (current.doc_id, current.rev, current.content, pointers))
-        row_id, content = cursor.lastrowid, None
-    else:
-        query = "UPDATE document SET rev = ?, content = ?, attachments = ? WHERE id = ?"
-        cursor.execute(query, (current.rev, current.content, pointers, row.id))
-        row_id, content = row.id, row.content
-    found_in = upkeep.reindex(row_id, content, current, ours)
-    if row is not None and row.has_conflicts:
+    """Let these be all versions of a document."""
+    row_id = _insert(writing.cursor, current) if row is None else _update(writing.cursor, row, current)
+    assert row_id is not None
+    return _note(writing, row_id, row, current, alternatives, ours)
+
+
+def _insert(cursor: Cursor, current: Stored) -> int | None:
+    """Add a document, and return its row's id; `None`: there is one already, and nothing was changed."""
+    query = """
+        INSERT INTO document (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?) ON CONFLICT (doc_id) DO NOTHING
+    """
+    cursor.execute(query, (current.doc_id, current.rev, current.content, encode_pointers(current.attachments)))
+    return cursor.lastrowid if cursor.rowcount else None
+
+
+def _update(cursor: Cursor, row: _Row, current: Stored) -> int:
+    query = "UPDATE document SET rev = ?, content = ?, attachments = ? WHERE id = ?"
+    cursor.execute(query, (current.rev, current.content, encode_pointers(current.attachments), row.id))
+    return row.id
+
+
+def _note(
+    writing: _Writing,
+    row_id: int,
+    before: _Row | None,
+    current: Stored,
+    alternatives: Sequence[Stored] = (),
+    ours: bool = True,
+) -> Written:
+    """Note what all versions of a document are now: in the indexes, the log, the alternatives and the references."""
+    cursor = writing.cursor
+    found_in = writing.indexes.reindex(row_id, None if before is None else before.content, current, ours)
+    number = writing.log(current.doc_id)
+    if before is None and not current.attachments and not alternatives:
+        return Written(current.rev, generation=number, indexes=found_in)
+    if before is not None and before.has_conflicts:
         cursor.execute("DELETE FROM alternative WHERE doc_id = ?", (current.doc_id,))
     query = "INSERT INTO alternative (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?)"
     for one in alternatives:
         cursor.execute(query, (one.doc_id, one.rev, one.content, encode_pointers(one.attachments)))
-    transaction = random_transaction_id(urandom(16))
-    query = "INSERT INTO transaction_log (doc_id, transaction_id) VALUES (?, ?)"
-    cursor.execute(query, (current.doc_id, transaction))
-    number = cursor.lastrowid
-    dropped: Set[BlobId] = frozenset()
-    if row is not None or current.attachments or alternatives:
-        dropped = references.replace(cursor, current.doc_id, [current, *alternatives])
+    dropped = references.replace(cursor, current.doc_id, [current, *alternatives])
     return Written(current.rev, frozenset(dropped), number, found_in, bool(alternatives))
 
 
@@ -327,6 +387,10 @@ class LocalDocuments:
     def get_conflicts(self, doc_id: DocId) -> Deferred[list[Stored]]:
         """See `IDocuments`."""
         return self.database.read(get_conflicts, doc_id)
+
+    def get(self, doc_id: DocId) -> Deferred[Stored | None]:
+        """See `IDocuments`."""
+        return self.database.ask(get_each, doc_id)
 
     def get_many(self, doc_ids: Sequence[DocId]) -> Deferred[list[Stored]]:
         """See `IDocuments`."""

@@ -152,20 +152,22 @@ class Upkeep:
     """
 
     _cursor: Cursor
-    _indexes: list[Index] = field(init=False)
-    #: For each index: the rows that have to be there, or must not.
-    _rows: list[dict[tuple[str, ...], bool]] = field(init=False)
+    _texts: list[Index] = field(init=False)
+    #: For each index of keys: the rows that have to be there, or must not.
+    _rows: list[tuple[Index, dict[tuple[str, ...], bool]]] = field(init=False)
+    _sets: dict[frozenset[str], frozenset[str]] = field(factory=dict, init=False)
 
     def __enter__(self) -> Upkeep:
         """Look which indexes there are."""
-        self._indexes = defined(self._cursor)
-        self._rows = [{} for _ in self._indexes]
+        there = defined(self._cursor)
+        self._texts = [one for one in there if one.kind is Kind.TEXT]
+        self._rows = [(one, {}) for one in there if one.kind is Kind.KEYS]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Write the rows; after a failure there is nothing to be written."""
         if kind is None:
-            for one, rows in zip(self._indexes, self._rows, strict=True):
+            for one, rows in self._rows:
                 _remove(self._cursor, one, [row for row, stays in rows.items() if not stays])
                 _insert(self._cursor, one, [row for row, stays in rows.items() if stays])
 
@@ -180,26 +182,27 @@ class Upkeep:
         :return: the names of the indexes, those of texts apart, that it was in before or is in now.
         :raise TooManyKeys: it has too many keys for an index.
         """
-        if not self._indexes:
+        if not self._rows and not self._texts:
             return _NO_NAMES
         content = _parsed(after.content)
         old = content if before == after.content else _parsed(before)
+        keys = _keys if ours else _keys_if_allowed
         names = []
-        for one, rows in zip(self._indexes, self._rows, strict=True):
-            if one.kind is Kind.TEXT:
-                text.replace(self._cursor, one.table, one.terms, row_id, content, after.attachments)
-                continue
+        for one in self._texts:
+            text.replace(self._cursor, one.table, one.terms, row_id, content, after.attachments)
+        for one, rows in self._rows:
             was = [] if old is None else _keys_if_allowed(one, after.doc_id, old)
-            becomes = was
-            if content is not old:
-                becomes = _keys(one, after.doc_id, content) if ours else _keys_if_allowed(one, after.doc_id, content)
+            becomes = was if content is old else keys(one, after.doc_id, content)
+            if becomes is not was:
                 for key in was:
                     rows[*key, after.doc_id] = False
                 for key in becomes:
                     rows[*key, after.doc_id] = True
             if was or becomes:
                 names.append(one.name)
-        return frozenset(names)
+        found_in = frozenset(names)
+        # Most documents are in the same indexes: one set for all of them.
+        return self._sets.setdefault(found_in, found_in)
 
 
 _NO_NAMES: frozenset[str] = frozenset()

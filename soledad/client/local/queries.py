@@ -7,6 +7,7 @@ Functions of a cursor, run as jobs of the documents' `Database`.  Rules: docs/sp
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -23,6 +24,9 @@ from soledad.model import index
 from soledad.model.document import Stored
 from soledad.model.index import ALL, Bound, Key, Range, Slice
 
+#: The name of an index, two bounds, and which of the answers.
+Question = tuple[str, Bound, Bound, Slice]
+
 
 def get_range(cursor: Cursor, name: str, start: Bound, end: Bound, some: Slice = ALL) -> list[Stored]:
     """
@@ -32,12 +36,24 @@ def get_range(cursor: Cursor, name: str, start: Bound, end: Bound, some: Slice =
     :raise InvalidValueForIndex: a bound has not one value for each column.
     :raise InvalidGlobbing: something else than a wildcard stands behind a wildcard.
     """
-    found = indexes.find(cursor, Kind.KEYS, name)
-    wanted = index.between(start, end, len(found.terms))
-    rows = cursor.execute(*documents_query(found, wanted))
-    answers = rows if wanted.single else _once(rows)
-    stop = None if some.limit is None else some.offset + some.limit
-    return [from_row(row) for row in islice(answers, some.offset, stop)]
+    return next(get_ranges(cursor, [(name, start, end, some)]))
+
+
+def get_ranges(cursor: Cursor, questions: Iterable[Question]) -> Iterator[list[Stored]]:
+    """Do as `get_range`, for several questions one after the other."""
+    known: dict[str, Index] = {}
+    for name, start, end, some in questions:
+        found = known.get(name)
+        if found is None:
+            found = known[name] = indexes.find(cursor, Kind.KEYS, name)
+        wanted = index.between(start, end, len(found.terms))
+        answers: Iterable[Any] = cursor.execute(*documents_query(found, wanted))
+        if not wanted.single:
+            answers = _once(answers)
+        if some is not ALL:
+            stop = None if some.limit is None else some.offset + some.limit
+            answers = islice(answers, some.offset, stop)
+        yield [from_row(row) for row in answers]
 
 
 def count(cursor: Cursor, name: str, start: Bound, end: Bound) -> int:
@@ -69,21 +85,22 @@ def search(cursor: Cursor, name: str, expression: str, some: Slice = ALL) -> lis
 
 def documents_query(one: Index, wanted: Range) -> tuple[str, tuple[str, ...]]:
     """Return the query for the documents in a range; one with several keys comes several times."""
-    condition, values = _condition(one, wanted)
-    order = ", ".join([*one.columns, "doc"])
+    return _documents_text(one.table, len(one.terms), *_shape(wanted)), _values(wanted)
+
+
+@lru_cache(maxsize=256)
+def _documents_text(table: str, columns: int, *shape: int) -> str:
     # CROSS JOIN: the index first, in its own order.
-    query = f"""
-        SELECT {COLUMNS} FROM {one.table} CROSS JOIN document ON document.doc_id = {one.table}.doc
-        WHERE {condition} ORDER BY {order}
+    return f"""
+        SELECT {COLUMNS} FROM {table} CROSS JOIN document ON document.doc_id = {table}.doc
+        WHERE {_condition(*shape)} ORDER BY {_columns(columns)}, doc
     """
-    return query, values
 
 
 def count_query(one: Index, wanted: Range) -> tuple[str, tuple[str, ...]]:
     """Return the query for the number of documents in a range."""
-    condition, values = _condition(one, wanted)
     counted = "*" if wanted.single else "DISTINCT doc"
-    return f"SELECT count({counted}) FROM {one.table} WHERE {condition}", values
+    return f"SELECT count({counted}) FROM {one.table} WHERE {_condition(*_shape(wanted))}", _values(wanted)
 
 
 def keys_query(one: Index, some: Slice) -> tuple[str, tuple[int, ...]]:
@@ -103,21 +120,28 @@ def search_query(one: Index, expression: str, some: Slice) -> tuple[str, tuple[A
     return query, (expression, *_numbers(some))
 
 
-def _condition(one: Index, wanted: Range) -> tuple[str, tuple[str, ...]]:
-    condition = f"{_tuple(one, wanted.lowest)} >= {_marks(wanted.lowest)}"
-    if wanted.highest is None:
-        return condition, wanted.lowest
-    operator = "<=" if wanted.inclusive else "<"
-    condition += f" AND {_tuple(one, wanted.highest)} {operator} {_marks(wanted.highest)}"
-    return condition, (*wanted.lowest, *wanted.highest)
+def _shape(wanted: Range) -> tuple[int, int, bool]:
+    """Return what a condition depends on, apart from the values."""
+    return len(wanted.lowest), len(wanted.highest or ()), wanted.inclusive
 
 
-def _tuple(one: Index, values: Sequence[str]) -> str:
-    return f"({', '.join(one.columns[: len(values)])})"
+def _values(wanted: Range) -> tuple[str, ...]:
+    return wanted.lowest if wanted.highest is None else wanted.lowest + wanted.highest
 
 
-def _marks(values: Sequence[str]) -> str:
-    return f"({', '.join('?' * len(values))})"
+def _condition(lowest: int, highest: int, inclusive: int) -> str:
+    condition = f"({_columns(lowest)}) >= ({_marks(lowest)})"
+    if highest:
+        condition += f" AND ({_columns(highest)}) {'<=' if inclusive else '<'} ({_marks(highest)})"
+    return condition
+
+
+def _columns(number: int) -> str:
+    return ", ".join(f"c{column}" for column in range(number))
+
+
+def _marks(number: int) -> str:
+    return ", ".join("?" * number)
 
 
 def _numbers(some: Slice) -> tuple[int, int]:
@@ -155,7 +179,7 @@ class LocalQueries:
 
     def get_range(self, name: str, start: Bound, end: Bound, some: Slice) -> Deferred[list[Stored]]:
         """See `IQueries`."""
-        return self._database.read(get_range, name, start, end, some)
+        return self._database.ask(get_ranges, (name, start, end, some))
 
     def count(self, name: str, start: Bound, end: Bound) -> Deferred[int]:
         """See `IQueries`."""

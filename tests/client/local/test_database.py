@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from stat import S_IMODE
+from typing import TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -18,6 +19,7 @@ from soledad.deferreds import InPlace, unawaited
 from soledad.errors import ForeignStore, InvalidContent, NewerSchema, NotADatabase, StorageFailed, StorageFull
 from tests.workers import HeldWorker
 
+T = TypeVar("T")
 KEY, OTHER_KEY = bytes(range(32)), bytes(32)
 SCHEMA = ("CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL); CREATE TABLE item (value NOT NULL)",)
 #: What would have to be readable in a database that is not encrypted.
@@ -422,15 +424,18 @@ class ReadingTests(DatabaseTestCase):
 
     def together(self, *jobs: Callable[[Cursor], object]) -> tuple[HeldWorker, list[Deferred[object]]]:
         """Ask for several reads while one is under way; return the worker, and the Deferreds of the others."""
+        return self.behind(lambda: [self.database.read(job) for job in jobs])
+
+    def behind(self, ask: Callable[[], list[Deferred[T]]]) -> tuple[HeldWorker, list[Deferred[T]]]:
+        """Ask for something while a read is under way; return the worker, and what was asked for."""
         worker = HeldWorker()
-        database = Database.open(self.path, KEY, "user", SCHEMA, 4096, (InPlace(), worker))
-        self.addCleanup(database.abandon)
-        self.database = database
-        first = database.read(values)
-        reads = [database.read(job) for job in jobs]
+        self.database = Database.open(self.path, KEY, "user", SCHEMA, 4096, (InPlace(), worker))
+        self.addCleanup(self.database.abandon)
+        first = self.database.read(values)
+        asked = ask()
         worker.step()
         self.successResultOf(first)
-        return worker, reads
+        return worker, asked
 
     def test_together(self) -> None:
         """Reads that wait at the same time share a snapshot; one that fails does so alone."""
@@ -441,6 +446,8 @@ class ReadingTests(DatabaseTestCase):
             seen.append(None)
             return values(cursor)
 
+        # Also where the disk takes its time.
+        self.patch(database_module, "READING", 60.0)
         worker, reads = self.together(look, lambda cursor: 1 / 0, lambda cursor: add(cursor, 9), look)
         worker.step()
         before = self.successResultOf(reads[0])
@@ -448,6 +455,44 @@ class ReadingTests(DatabaseTestCase):
         self.failureResultOf(reads[2], StorageFailed)
         self.assertEqual(self.successResultOf(reads[3]), before)
         self.assertEqual(self.database.read_now(values), [0, 1])
+
+    def asked(self, *questions: int) -> tuple[HeldWorker, list[Deferred[float]]]:
+        """Ask for the inverse of numbers, all in one go; return the worker, and the Deferreds of the answers."""
+        self.handed: list[list[int]] = []
+        return self.behind(lambda: [self.database.ask(self.inverses, question) for question in questions])
+
+    def inverses(self, cursor: Cursor, questions: Sequence[int]) -> Iterator[float]:
+        """Answer questions, and note which were handed over."""
+        self.handed.append(list(questions))
+        for question in questions:
+            yield 1 / question
+
+    def test_asked_together(self) -> None:
+        """Questions of one kind that wait at the same time are handed over together; each has its own answer."""
+        worker, answers = self.asked(1, 2, 4)
+        worker.step()
+        self.assertEqual([self.successResultOf(answer) for answer in answers], [1, 0.5, 0.25])
+        self.assertEqual(self.handed, [[1, 2, 4]])
+
+    def test_asked_in_vain(self) -> None:
+        """A question without an answer fails alone; those behind it are answered in the same go."""
+        worker, answers = self.asked(1, 0, 0, 4)
+        worker.step()
+        self.assertEqual(self.successResultOf(answers[0]), 1)
+        self.failureResultOf(answers[1], ZeroDivisionError)
+        self.failureResultOf(answers[2], ZeroDivisionError)
+        self.assertEqual(self.successResultOf(answers[3]), 0.25)
+        self.assertEqual(self.handed, [[1, 0, 0, 4], [0, 4], [4]])
+
+    def test_asked_for_long(self) -> None:
+        """Questions for which there is no time are answered next, and nothing is asked twice."""
+        self.patch(database_module, "READING", 0.0)
+        worker, answers = self.asked(1, 2, 4)
+        for done in range(3):
+            self.assertEqual([answer.called for answer in answers], [number < done for number in range(3)])
+            worker.step()
+        self.assertEqual([self.successResultOf(answer) for answer in answers], [1, 0.5, 0.25])
+        self.assertEqual(self.handed, [[1, 2, 4], [2, 4], [4]])
 
     def test_long(self) -> None:
         """A read that takes long does not hold up the answers of those before it; those behind it come next."""
