@@ -310,7 +310,18 @@ class SlowStoreTests(StreamTestCase):
         return connection
 
     def test_slow_client(self) -> None:
-        """A client that takes nothing is sent no more, nor is more read; what it is to take is counted."""
+        """A client that takes nothing is sent no more; what it is to take is counted."""
+        connection = self.begin_download()
+        self.assertLess(len(connection.answered), 3_000_000)
+        self.assertGreater(self.budget.used, 0)
+        while self.budget.used:
+            connection.channel.resumeProducing()
+            connection.channel.pauseProducing()
+            self.worker.release()
+        self.assertEqual(len(self.frames(connection.answered)), 21)
+
+    def test_full_buffers(self) -> None:
+        """While what was written waits to be taken, nothing more is read."""
         reading, reads = MemoryBytes.read_many, list[int]()
 
         def counting(store: MemoryBytes, places: Any) -> Any:
@@ -319,14 +330,18 @@ class SlowStoreTests(StreamTestCase):
 
         self.patch(MemoryBytes, "read_many", counting)
         connection = self.begin_download()
-        self.assertEqual(len(reads), 1)
-        self.assertLess(len(connection.answered), 3_000_000)
-        self.assertGreater(self.budget.used, 0)
-        while self.budget.used:
-            connection.channel.resumeProducing()
+        writing = connection.transport.write
+
+        def full(data: bytes) -> None:
+            writing(data)
             connection.channel.pauseProducing()
-            self.worker.release()
-        self.assertEqual(len(self.frames(connection.answered)), 21)
+
+        self.patch(connection.transport, "write", full)
+        self.patch(connection.transport, "writeSequence", lambda pieces: full(b"".join(pieces)))
+        connection.channel.resumeProducing()
+        self.worker.release()
+        self.assertGreater(len(connection.answered), 1_000_000)
+        self.assertEqual(len(reads), 1)
 
     def test_client_goes(self) -> None:
         """A client that goes in the middle of an answer leaves nothing."""
