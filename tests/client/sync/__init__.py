@@ -1,0 +1,1 @@
+"""Tests of the copying between the two stores of a device."""
