@@ -138,9 +138,8 @@ def _apply(writing: _Writing, incoming: Versions) -> Applied:
 
 def replace(cursor: Cursor, versions: Versions) -> Written:
     """Let these be the versions of a document, whatever there was."""
-    with Upkeep(cursor) as upkeep:
-        row = _row(cursor, versions.doc_id)
-        return _store(cursor, upkeep, row, versions.current, versions.alternatives)
+    with _writing(cursor, replica(cursor)) as writing:
+        return _store(writing, _row(cursor, versions.doc_id), versions.current, versions.alternatives)
 
 
 def resolve(
