@@ -43,6 +43,7 @@ ONLY_FOR: dict[str, set[str]] = {
         "soledad.server.accounts",
         "soledad.server.database",
         "soledad.server.index",
+        "soledad.server.keyrings",
         "soledad.server.schema",
     },
     "platformdirs": {"soledad.client.api"},

@@ -288,6 +288,31 @@ class IRemoteBlobs(Interface):
         """Return how many blobs the list would have."""
 
 
+class IRemoteKeys(Interface):
+    """
+    One user's keyring on the server: its shared part, opaque to the server; errors as `IRemoteBlobs`.
+
+    What it is worth, who has keys has to say.
+    """
+
+    def get() -> Deferred[bytes]:
+        """
+        Return what the server has.
+
+        :raise KeyringNotFound: there is none.
+        """
+
+    def put(data: bytes, replaced: bytes | None) -> Deferred[None]:
+        """
+        Store ``data`` in the place of what the server has.
+
+        :param replaced: SHA-256 of what that must be; `None`: there must be nothing.
+        :return: fires once it is durable.
+        :raise PreconditionFailed: something else is there, which is untouched.
+        :raise TooLarge: the server takes no keyring of that size.
+        """
+
+
 class IRemoteUploads(Interface):
     """
     Uploads to the server that can be resumed (tus 1.0); errors as `IRemoteBlobs`.

@@ -41,10 +41,10 @@ class BlobsArea:
     async def answer(self, user: UserId, call: Call) -> Answer:
         """See `IArea`."""
         if len(call.segments) == 1:
-            _check_owner(user, call)
+            check_owner(user, call)
             return await self._answer_list(call)
         if len(call.segments) == 2:
-            _check_owner(user, call)
+            check_owner(user, call)
             return await self._answer_blob(call)
         raise PathNotFound()
 
@@ -131,7 +131,7 @@ class BlobsArea:
         return Answer(204)
 
 
-def _check_owner(user: UserId, call: Call) -> None:
+def check_owner(user: UserId, call: Call) -> None:
     """:raise Forbidden: the path is another user's, or nobody's."""
     if call.segments[0] != user:
         raise Forbidden()

@@ -205,3 +205,29 @@ class IByteStore(Interface):
 
     def list(after: str = "", limit: int = PAGE) -> Deferred[list[Found]]:
         """Return up to ``limit`` things whose names come after ``after``, in the order of the names."""
+
+
+class IKeyringsBackend(Interface):
+    """
+    Where a server keeps its users' keyrings: one for each user, opaque, of a few kilobytes.
+
+    One user's reads and writes are linearizable, also between processes.  Besides what is named, every method may
+    fail with `StorageFailed`, and with `ServerFailed` when the database is too busy.
+    """
+
+    def read_keyring(user: UserId) -> Deferred[tuple[bytes, str]]:
+        """
+        Return a keyring and its tag: its SHA-256 in hex.
+
+        :raise KeyringNotFound: there is none.
+        """
+
+    def write_keyring(user: UserId, data: bytes, expected: str | None) -> Deferred[str]:
+        """
+        Store a keyring in the place of the one that has the tag ``expected``; `None`: of none at all.
+
+        :return: fires with the new tag, once it is durable and readers see it.
+        :raise PreconditionFailed: something else is there, which is untouched.
+        :raise NoSuchUser: there is no such user.
+        :raise StorageFull: there is no room for it.
+        """

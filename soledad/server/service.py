@@ -33,9 +33,11 @@ from soledad.server.backends.filesystem import FileBytes
 from soledad.server.blobs import MAX_BLOB, BlobsArea
 from soledad.server.database import Database
 from soledad.server.folder import DataFolder
-from soledad.server.http import Root
+from soledad.server.http import IArea, Root
 from soledad.server.index import Index
 from soledad.server.interfaces import IBlobsBackend
+from soledad.server.keyrings import Keyrings
+from soledad.server.keys import KeysArea
 from soledad.server.processes import LockedFiles
 from soledad.server.streaming import StreamingSite
 from soledad.streams import Budget
@@ -52,7 +54,11 @@ _log = Logger()
 
 def make_root(backend: IBlobsBackend, accounts: Accounts, max_blob: int = MAX_BLOB) -> Root:
     """Return the resource of a whole server."""
-    return Root(Authenticator(accounts), {"blobs": BlobsArea(backend, max_blob)})
+    areas: dict[str, IArea] = {
+        "blobs": BlobsArea(backend, max_blob),
+        "keys": KeysArea(Keyrings(accounts.database)),
+    }
+    return Root(Authenticator(accounts), areas)
 
 
 def make_site(root: Root, reactor: Any, budget: Budget) -> StreamingSite:

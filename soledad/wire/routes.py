@@ -22,6 +22,8 @@ PROTOCOL = 1
 SMALL_BODY = 64 * 1024
 #: The largest sealed tombstone, in bytes.
 TOMBSTONE_LIMIT = 4096
+#: The largest keyring that a server keeps, in bytes.
+KEYRING_LIMIT = 1024 * 1024
 #: The longest list in one answer, and the usual one.
 PAGE_LIMIT, PAGE = 10_000, 1_000
 
@@ -108,6 +110,18 @@ class ListRoute:
         if route.since is not None and set(query) - {"namespace", "since", "limit"}:
             raise BadRequest("since goes with namespace and limit only")
         return route
+
+
+@frozen
+class KeysRoute:
+    """A user's keyring: ``/keys/{uuid}``."""
+
+    user: UserId
+
+    @property
+    def path(self) -> str:
+        """The path, as it goes into a URL."""
+        return f"/keys/{self.user}"
 
 
 def authorization(user: UserId, token: str) -> str:
