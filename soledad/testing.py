@@ -86,6 +86,9 @@ def make_store(
     Everything is real but for threads and passphrase: calls run in place, so their Deferreds have fired when they
     return, and the keyring's key is handed in.
 
+    A second store of a user, with the same server and a folder of its own, is a second device: it has the keyring
+    that the first left on the server.  One that is made while the server is out of reach begins apart, and joins.
+
     :param server: a `MemoryServer`, where the user is made if need be; or what `MemoryServer.connect` gave.
     :param data_dir: the store's folder; by default a new one.  Closing a store and opening its folder again works.
     """

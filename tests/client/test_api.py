@@ -28,10 +28,12 @@ SECRET = "sesame-sesame"
 
 #: Arguments for each public method that returns a Deferred.
 OF_THE_STORE: dict[str, Callable[[Document], tuple[Any, ...]]] = {
+    "adopt_keyring": lambda doc: ("new",),
     "change_passphrase": lambda doc: ("new",),
     "create_doc": lambda doc: ({},),
     "create_doc_from_json": lambda doc: ("{}",),
     "create_index": lambda doc: ("index", "name"),
+    "create_recovery_code": lambda doc: (),
     "create_text_index": lambda doc: ("text", "name"),
     "delete_doc": lambda doc: (doc,),
     "delete_index": lambda doc: ("index",),
@@ -49,6 +51,7 @@ OF_THE_STORE: dict[str, Callable[[Document], tuple[Any, ...]]] = {
     "put_doc": lambda doc: (doc,),
     "put_docs": lambda doc: ([doc],),
     "resolve_doc": lambda doc: (doc, [doc.rev]),
+    "rotate_root": lambda doc: (),
     "search": lambda doc: ("text", "word"),
     "whats_changed": lambda doc: (),
 }
@@ -125,7 +128,7 @@ class PassphraseTests(SoledadTestCase):
     def test_one_after_the_other(self) -> None:
         """Two changes at once are carried out in their order, as each replaces the file that the other has written."""
         worker = HeldWorker()
-        self.patch(self.store._workers, "files", worker)
+        self.patch(self.store._keys, "_worker", worker)
         first, second = self.store.change_passphrase("first"), self.store.change_passphrase("second")
         self.assertEqual(worker.waiting, 1)
         first.cancel()

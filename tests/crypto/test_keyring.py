@@ -190,7 +190,7 @@ class PassphraseChangeTests(SynchronousTestCase):
             self.opened(second, old)
 
     def test_other_slots_stay(self) -> None:
-        """All slots for passphrases are replaced, so that none of them opens it any more; a recovery code still does."""
+        """All slots for passphrases are replaced, so that none of them opens it any more; a recovery code does."""
         entropy = Counter("others")
         first = create(USER, CODE, entropy)
         slot = Slot(SlotType.PASSPHRASE, b"p" * 16, encode_argon2(FAST), bytes(16), bytes(12), bytes(48))

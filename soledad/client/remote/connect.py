@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -60,6 +61,10 @@ class Server:
         """Use another token from the next request on. :raise InvalidServerURL: it is none."""
         _check_token(token)
         self._connection.set_token(token)
+
+    def before_writing(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Await ``call()`` before anything is sent that the server is to keep, the keyring apart."""
+        self._connection.before_writing = call
 
     def close(self) -> Deferred[None]:
         """End all requests and connections; fires when they are gone."""

@@ -38,7 +38,8 @@ class RemoteKeys:
         if len(data) > KEYRING_LIMIT:
             raise TooLarge(KEYRING_LIMIT)
         condition = {"If-None-Match": "*"} if replaced is None else {"If-Match": f'"{replaced.hex()}"'}
-        answer, _ = await self._server.ask("PUT", self._path, headers=condition, body=BytesProducer(data))
+        body = BytesProducer(data)
+        answer, _ = await self._server.ask("PUT", self._path, headers=condition, body=body, is_keyring=True)
         answer.expect(201 if replaced is None else 204)
 
     @property
