@@ -471,6 +471,20 @@ class MalformedContainer(CryptoError):
 
 
 @frozen(str=False)
+class MalformedRecord(CryptoError):
+    """A record opened, and what is inside is not a document under that name."""
+
+    reason: str
+
+
+@frozen(str=False)
+class MalformedCheckpoint(CryptoError):
+    """A checkpoint opened, and what is inside is none."""
+
+    reason: str
+
+
+@frozen(str=False)
 class UnknownKey(CryptoError):
     """The container is sealed under a key that this keyring does not have."""
 

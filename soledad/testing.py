@@ -56,6 +56,7 @@ from soledad.model.ids import user_id
 from soledad.server.accounts import Accounts
 from soledad.server.backends.memory import memory_backend, memory_database
 from soledad.server.interfaces import Found, IByteStore, Place, Stored
+from soledad.server.records import Records
 from soledad.server.service import make_root, make_site
 from soledad.streams import Budget
 from soledad.wire.routes import PAGE
@@ -128,7 +129,7 @@ class MemoryServer:
         backend.store = self._bytes
         self._accounts = Accounts(database, self.clock.seconds)
         self._tokens: dict[str, str] = {}
-        self._door = _Door(make_root(backend, self._accounts))
+        self._door = _Door(make_root(backend, self._accounts, records=Records(database, quota)))
         self._network = _Network(self.clock, make_site(self._door, self.clock, budget))  # type: ignore[arg-type]
         self._agent: ServerAgent | None = None
 

@@ -44,6 +44,7 @@ ONLY_FOR: dict[str, set[str]] = {
         "soledad.server.database",
         "soledad.server.index",
         "soledad.server.keyrings",
+        "soledad.server.records",
         "soledad.server.schema",
     },
     "platformdirs": {"soledad.client.api"},

@@ -20,8 +20,9 @@ from soledad.model.attachment import Pointer
 from soledad.model.blob import WHOLE, BlobInfo, BlobKey, ByteRange, KnownBlob, Sealed, SyncEvent, SyncStatus
 from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Changes, Stored, Written
-from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace
+from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace, RecordName
 from soledad.model.index import Bound, Key, Slice
+from soledad.wire.changes import NAMES_LIMIT, RECORDS_LIMIT, Idle, NamesPage, Push, SyncHead, SyncPage
 from soledad.wire.listing import Page
 from soledad.wire.routes import ListRoute
 
@@ -374,4 +375,54 @@ class IRemoteStream(Interface):
 
         :param wanted: ids, and how many bytes each must have.
         :return: fires with the stored bytes or an error for each, in their order.
+        """
+
+
+class IRemoteDocuments(Interface):
+    """
+    The sealed records of one user's documents on the server, and the checkpoint over them all.
+
+    Nothing is opened here.  Besides what is named, every method fails with a `TransferError`; what is not exactly the
+    protocol's, or not what was asked for, is `UnexpectedAnswer`.  Source: docs/spec/documents-sync.rst.
+    """
+
+    def pull(since: str = "", known: str | None = None, limit: int = RECORDS_LIMIT) -> Deferred[SyncPage | Idle]:
+        """
+        Return the next page of what changed.
+
+        :param since: the cursor of the page before, or of the last head; empty: from the beginning.
+        :param known: the tag of the head up to which this device has all: then, if it is still that, there is no page.
+        :raise StaleToken: the server does not know the cursor: it was put back to an older state.
+        """
+
+    def head() -> Deferred[SyncHead]:
+        """Return the head alone."""
+
+    def names(after: str = "", tag: str | None = None, limit: int = NAMES_LIMIT) -> Deferred[NamesPage]:
+        """
+        Return a page of the names and hashes of all records, in the order of names.
+
+        :param after: the last name of the page before; empty: from the beginning.
+        :param tag: that of the head which it must be of: the first page's.
+        :raise PreconditionFailed: the head is another one since: begin again.
+        """
+
+    def fetch(names: Collection[RecordName]) -> Deferred[SyncPage]:
+        """
+        Return those records of at most 100 that there are, in the order of names.
+
+        When there are ``more``, those behind the last one have to be asked for again.
+        """
+
+    def push(push: Push, follows: str | None) -> Deferred[SyncHead]:
+        """
+        Store records and the checkpoint after them, all or nothing.
+
+        Whether it was stored is not known when it fails with a `RetriableTransferError`, or is cancelled.
+
+        :param follows: the tag of the head that it follows; `None`: it is the first.
+        :return: fires once it is durable, with the new head (``blobs`` is not told).
+        :raise PreconditionFailed: the head is another one; nothing was stored.
+        :raise QuotaExceeded: the server has no room for it; nothing was stored.
+        :raise TooLarge: it has too many bytes.
         """

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from soledad.crypto.cipher import KeyMaterial
 from soledad.crypto.kdf import KEY_SIZE, Argon2Parameters, effective_salt, hkdf, info_list
-from soledad.errors import InvalidPassphrase, InvalidRecoveryCode, MalformedKeyring, WrongPassphrase
+from soledad.errors import InvalidPassphrase, InvalidRecoveryCode, MalformedKeyring, SoledadError, WrongPassphrase
 from soledad.model.ids import UserId
 
 #: Gives that many random bytes, e.g. `os.urandom`.
@@ -54,12 +54,14 @@ class Fields:
     _data: bytes = field(repr=False)
     #: Where the next field begins.
     position: int = 0
+    #: What is raised when there are not as many bytes as asked for.
+    error: Callable[[str], SoledadError] = MalformedKeyring
 
     def take(self, size: int) -> bytes:
         """Return the next ``size`` bytes. :raise MalformedKeyring: there are not as many."""
         start, self.position = self.position, self.position + size
         if self.position > len(self._data):
-            raise MalformedKeyring("short")
+            raise self.error("short")
         return self._data[start : self.position]
 
     def number(self, size: int) -> int:

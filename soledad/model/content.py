@@ -8,6 +8,7 @@ true differ, which Python's ``==`` would not see.  Source: docs/spec/documents.r
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NoReturn
 
 from soledad.errors import InvalidContent, InvalidJSON
@@ -16,6 +17,9 @@ Content = dict[str, Any]
 
 #: Objects and lists within each other, at most: far from what Python can read again wherever the caller stands.
 MAX_DEPTH = 200
+
+#: What a text with surrogates or too large a number has: an escape, a positive exponent, or very many digits.
+_SUSPECT = re.compile(r"\\u[dD]|[0-9][eE]\+?[0-9]|[0-9]{300}")
 
 _ATOMS = (str, int, float, bool, type(None))
 
@@ -32,6 +36,19 @@ def parse(text: str | bytes) -> Content:
     if not isinstance(value, dict):
         raise InvalidJSON("not an object")
     return value
+
+
+def check(text: str) -> None:
+    """
+    Look whether a text is a document's content.
+
+    :raise InvalidJSON: it is not a JSON object.
+    :raise InvalidContent: it has what no content may have.
+    """
+    value = parse(text)
+    # Going through the value takes several times as long as parsing it, and hardly any text can need it.
+    if _SUSPECT.search(text) or text.count("{") + text.count("[") > MAX_DEPTH:
+        canonical(value)
 
 
 def render(content: Content) -> str:

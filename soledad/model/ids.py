@@ -16,6 +16,8 @@ UserId = NewType("UserId", str)
 DocId = NewType("DocId", str)
 BlobId = NewType("BlobId", str)
 Namespace = NewType("Namespace", str)
+#: What a document's record is called on the server: 64 hex digits.
+RecordName = NewType("RecordName", str)
 
 #: Where a blob goes when nobody says.
 DEFAULT = Namespace("default")
@@ -25,6 +27,7 @@ ATTACHMENTS = Namespace("attachments")
 _USER_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _BLOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}", re.ASCII)
 _NAMESPACE = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}", re.ASCII)
+_RECORD_NAME = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _DOC_ID = re.compile(r"[A-Za-z0-9.%_-]+", re.ASCII)
 #: The name of an attachment is the application's own text; it only has to be some, and of a sane length.
 _NAME_LENGTH = 255
@@ -43,6 +46,11 @@ def blob_id(text: object) -> BlobId:
 def namespace(text: object) -> Namespace:
     """Check a namespace. :raise InvalidIdentifier: not ``[a-z0-9][a-z0-9_-]{0,63}``."""
     return Namespace(_matched(_NAMESPACE, "namespace", text))
+
+
+def record_name(text: object) -> RecordName:
+    """Check a record's name. :raise InvalidIdentifier: not 64 hex digits."""
+    return RecordName(_matched(_RECORD_NAME, "record name", text))
 
 
 def doc_id(text: object) -> DocId:

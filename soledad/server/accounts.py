@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from soledad.errors import NoSuchUser, UserExists
 from soledad.model.ids import UserId
 from soledad.server.database import Database
-from soledad.server.schema import blobs, keyrings, reservations, tokens, users
+from soledad.server.schema import blobs, keyrings, records, reservations, sync_heads, sync_pushes, tokens, users
 
 #: Hex digits that tell one token of a user from another, for people.
 NAME_LENGTH = 12
@@ -73,7 +73,7 @@ class Accounts:
 
     def remove_user(self, user: UserId) -> Deferred[None]:
         """
-        Remove a user with all tokens and blobs; the bytes go when the byte store is swept.
+        Remove a user with all tokens, records and blobs; the bytes of blobs go when the byte store is swept.
 
         :raise NoSuchUser: there is none.
         """
@@ -141,7 +141,7 @@ def _add_user(connection: Connection, user: UserId, quota: int | None, date: int
 
 def _remove_user(connection: Connection, user: UserId) -> None:
     _require(connection, user)
-    for table in (tokens, reservations, blobs, keyrings, users):
+    for table in (tokens, reservations, blobs, records, sync_pushes, sync_heads, keyrings, users):
         connection.execute(delete(table).where(table.c.user_id == user))
 
 

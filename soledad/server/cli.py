@@ -94,7 +94,8 @@ def _revoke_token(parts: Parts, console: _Console, options: Namespace) -> int:
 
 
 def _check(parts: Parts, console: _Console, options: Namespace) -> int:
-    found = _now(Deferred.fromCoroutine(check(parts.backend, lambda problem: console.say(str(problem)))))
+    checking = check(parts.backend, lambda problem: console.say(str(problem)), parts.records)
+    found = _now(Deferred.fromCoroutine(checking))
     return 1 if found else 0
 
 
@@ -120,7 +121,7 @@ def _parser() -> ArgumentParser:
     add.add_argument("--quota", type=_bytes, metavar="BYTES", help="bytes, or none: the server's default (default)")
     add.set_defaults(makes_folder=True)
     _command(users, "list", _list_users, "print user, bytes used, quota, with tabs between", user=False)
-    _command(users, "remove", _remove_user, "remove a user, with all tokens and blobs")
+    _command(users, "remove", _remove_user, "remove a user, with all tokens, records and blobs")
     quota = _command(users, "quota", _set_quota, "set a user's quota")
     quota.add_argument("quota", type=_bytes, metavar="BYTES", help="bytes, or none: the server's default")
 
@@ -131,7 +132,9 @@ def _parser() -> ArgumentParser:
     which.add_argument("name", nargs="?", type=_token_name, metavar="NAME", help="its name in the list")
     which.add_argument("--all", action="store_true", help="all of the user's tokens")
 
-    _command(groups, "check", _check, "compare the index with the files, and every tag; prints problems", user=False)
+    _command(
+        groups, "check", _check, "compare the index with the files, every tag and hash; prints problems", user=False
+    )
     return parser
 
 

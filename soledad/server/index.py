@@ -45,7 +45,7 @@ from soledad.model.ids import BlobId, Namespace, UserId
 from soledad.server.database import Database
 from soledad.server.interfaces import Place, Stored
 from soledad.server.processes import IProcesses
-from soledad.server.schema import blobs, reservations, users
+from soledad.server.schema import blobs, records, reservations, sync_heads, users
 from soledad.wire.listing import Page
 
 T = TypeVar("T")
@@ -177,7 +177,7 @@ class Index:
         return self._database.read(partial(_rows, after=after, limit=limit))
 
     def miscounted(self) -> Deferred[list[tuple[UserId, int, int]]]:
-        """Return the users whose total is not that of their blobs: user, total, what it should be."""
+        """Return the users whose total is not that of what they have: user, total, what it should be."""
         return self._database.read(_miscounted)
 
 
@@ -346,6 +346,11 @@ def _token(kind: str, user: Row[Any], number: int) -> str:
     return f"{kind}.{user.incarnation}.{number}"
 
 
+def blobs_head(user: Row[Any]) -> str:
+    """Return the token of the last change of a user's blobs."""
+    return _token(_BY_CHANGE, user, user.changed)
+
+
 def _number(kind: str, user: Row[Any], token: str) -> int:
     match = _TOKEN.fullmatch(token)
     if match is None or match[1] != kind:
@@ -428,10 +433,12 @@ def _rows(connection: Connection, after: Key | None, limit: int) -> list[tuple[P
 
 
 def _miscounted(connection: Connection) -> list[tuple[UserId, int, int]]:
-    total = (
-        select(func.coalesce(func.sum(blobs.c.length), 0))
-        .where(blobs.c.user_id == users.c.user_id, ~blobs.c.deleted)
-        .scalar_subquery()
+    sums = (
+        select(func.coalesce(func.sum(blobs.c.length), 0)).where(blobs.c.user_id == users.c.user_id, ~blobs.c.deleted),
+        select(func.coalesce(func.sum(records.c.size), 0)).where(records.c.user_id == users.c.user_id),
+        select(func.coalesce(func.sum(sync_heads.c.size), 0)).where(sync_heads.c.user_id == users.c.user_id),
     )
+    in_blobs, in_records, in_heads = (one.scalar_subquery() for one in sums)
+    total = in_blobs + in_records + in_heads
     rows = connection.execute(select(users.c.user_id, users.c.used, total.label("total")).where(users.c.used != total))
     return [(row.user_id, int(row.used), int(row.total)) for row in rows]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
@@ -9,7 +11,8 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface import Interface
 
 from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
-from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
+from soledad.model.ids import DEFAULT, BlobId, Namespace, RecordName, UserId
+from soledad.wire.changes import Idle, NamesPage, Push, SyncHead, SyncPage
 from soledad.wire.listing import Page
 from soledad.wire.routes import PAGE
 
@@ -205,6 +208,53 @@ class IByteStore(Interface):
 
     def list(after: str = "", limit: int = PAGE) -> Deferred[list[Found]]:
         """Return up to ``limit`` things whose names come after ``after``, in the order of the names."""
+
+
+class IRecordsBackend(Interface):
+    """
+    Where a server keeps its users' sealed records, the newest of each name, and one checkpoint over them all.
+
+    Calls may overlap, and other processes may use the same records.  What an answer has is of one moment, the head
+    with it; pushes of one user are linearizable.  Besides what is named, every method may fail with `NoSuchUser`,
+    `StorageFull`, `StorageFailed`, and `ServerFailed` when the database is too busy.
+    """
+
+    def head(user: UserId) -> Deferred[SyncHead]:
+        """Return the head."""
+
+    def pull(user: UserId, since: str, known: str | None, limit: int) -> Deferred[SyncPage | Idle]:
+        """
+        Return the next records in the order of change, ended early if they are many bytes.
+
+        :param since: the cursor of a page or a head; empty: from the beginning.
+        :param known: a head's tag: if it is still that one, there is no page.
+        :param limit: records, at most; 0: the head alone.
+        :raise StaleToken: ``since`` was not given out in this history.
+        """
+
+    def names(user: UserId, after: str, limit: int) -> Deferred[NamesPage]:
+        """Return names and hashes of the records whose names come after ``after``, in the order of names."""
+
+    def fetch(user: UserId, names: Sequence[RecordName]) -> Deferred[SyncPage]:
+        """Return those of the named records that there are, in the order of names, ended early as `pull` does."""
+
+    def push(user: UserId, push: Push, follows: str | None) -> Deferred[SyncHead]:
+        """
+        Store records and a checkpoint, all or nothing.
+
+        :param follows: the tag of the head that it follows; `None`: there is none yet.
+        :return: fires with the new head once it is durable and readers can see it.
+        :raise PreconditionFailed: the head is another one; nothing was stored.
+        :raise QuotaExceeded: there is no room; nothing was stored.
+        """
+
+    def damaged(after: tuple[UserId, str] | None) -> Deferred[tuple[list[str], tuple[UserId, str] | None]]:
+        """
+        Look at some records and checkpoints of all users, whether they are what was stored.
+
+        :param after: where to go on; `None`: from the beginning.
+        :return: those that are not, as ``user/name``, and where to go on; `None`: that was all.
+        """
 
 
 class IKeyringsBackend(Interface):

@@ -116,6 +116,46 @@ reservations = Table(
     Column("size", BigInteger, nullable=False),
 )
 
+#: The state of a user's documents after the last push; no row: there was none.
+sync_heads = Table(
+    "sync_heads",
+    metadata,
+    Column("user_id", String(64), primary_key=True),
+    #: The last number that was given out to a record, and the tag of the push that has it.
+    Column("number", BigInteger, nullable=False),
+    Column("tag", String(16), nullable=False),
+    #: Sealed; its SHA-256 in hex, and its bytes.
+    Column("checkpoint", LargeBinary, nullable=False),
+    Column("etag", String(64), nullable=False),
+    Column("size", Integer, nullable=False),
+)
+
+#: Every push: what tells a cursor of this history from one of another.
+sync_pushes = Table(
+    "sync_pushes",
+    metadata,
+    Column("user_id", String(64), primary_key=True),
+    #: The last number of the push.
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    #: Random.
+    Column("tag", String(16), nullable=False),
+)
+
+#: The newest record of each document.
+records = Table(
+    "records",
+    metadata,
+    Column("user_id", String(64), primary_key=True),
+    Column("name", LargeBinary(32), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    #: SHA-256 of the container, and its bytes.
+    Column("hash", LargeBinary(32), nullable=False),
+    Column("size", Integer, nullable=False),
+    #: Sealed; last, so that what stands before it can be read without it.
+    Column("data", LargeBinary, nullable=False),
+)
+Index("records_by_number", records.c.user_id, records.c.number, unique=True)
+
 
 keyrings = Table(
     "keyrings",

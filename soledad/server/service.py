@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import Options as BaseOptions
 from twisted.python.usage import UsageError
 
-from soledad.deferreds import InPlace, ThreadWorker, deferred, unawaited
+from soledad.deferreds import InPlace, ThreadWorker, Worker, deferred, unawaited
 from soledad.errors import StorageError
 from soledad.server.accounts import Accounts
 from soledad.server.auth import Authenticator
@@ -32,13 +32,15 @@ from soledad.server.backends.blobs import BlobsBackend
 from soledad.server.backends.filesystem import FileBytes
 from soledad.server.blobs import MAX_BLOB, BlobsArea
 from soledad.server.database import Database
+from soledad.server.documents import DocumentsArea
 from soledad.server.folder import DataFolder
 from soledad.server.http import IArea, Root
 from soledad.server.index import Index
-from soledad.server.interfaces import IBlobsBackend
+from soledad.server.interfaces import IBlobsBackend, IRecordsBackend
 from soledad.server.keyrings import Keyrings
 from soledad.server.keys import KeysArea
 from soledad.server.processes import LockedFiles
+from soledad.server.records import Records
 from soledad.server.streaming import StreamingSite
 from soledad.streams import Budget
 
@@ -52,12 +54,26 @@ SWEEP_INTERVAL = 3600.0
 _log = Logger()
 
 
-def make_root(backend: IBlobsBackend, accounts: Accounts, max_blob: int = MAX_BLOB) -> Root:
-    """Return the resource of a whole server."""
+def make_root(
+    backend: IBlobsBackend,
+    accounts: Accounts,
+    max_blob: int = MAX_BLOB,
+    *,
+    records: IRecordsBackend | None = None,
+    worker: Worker | None = None,
+) -> Root:
+    """
+    Return the resource of a whole server.
+
+    :param records: where documents are kept; without it, none are taken.
+    :param worker: where long answers are put together; here, if there is none.
+    """
     areas: dict[str, IArea] = {
         "blobs": BlobsArea(backend, max_blob),
         "keys": KeysArea(Keyrings(accounts.database)),
     }
+    if records is not None:
+        areas["sync"] = DocumentsArea(records, worker or InPlace())
     return Root(Authenticator(accounts), areas)
 
 
@@ -72,6 +88,7 @@ class Parts:
 
     backend: BlobsBackend
     accounts: Accounts
+    records: IRecordsBackend
     _database: Database
     _processes: LockedFiles
 
@@ -122,7 +139,8 @@ def open_parts(
     processes = LockedFiles.join(folder.processes)
     index = Index(database, processes, clock, default_quota)
     store = FileBytes(folder.blobs, workers.files, budget, clock=clock)
-    return Parts(BlobsBackend(index, store), Accounts(database, clock), database, processes)
+    records = Records(database, default_quota)
+    return Parts(BlobsBackend(index, store), Accounts(database, clock), records, database, processes)
 
 
 class Options(BaseOptions):
@@ -203,7 +221,10 @@ class ServerService(Service):
         except BaseException:
             self._workers.close()
             raise
-        self._root = make_root(self._parts.backend, self._parts.accounts, self._max_blob)
+        parts = self._parts
+        self._root = make_root(
+            parts.backend, parts.accounts, self._max_blob, records=parts.records, worker=self._workers.reads
+        )
         self._site = make_site(self._root, self._reactor, budget)
         self._sweeps = LoopingCall(self._sweep)
         self._sweeps.clock = self._reactor

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
+from itertools import pairwise
 from urllib.parse import urlencode
 
 from attrs import frozen
 
 from soledad.errors import BadRequest, InvalidIdentifier, Unauthorized
 from soledad.model.blob import ByteRange
-from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId, blob_id, namespace, user_id
+from soledad.model.ids import (
+    DEFAULT,
+    BlobId,
+    Namespace,
+    RecordName,
+    UserId,
+    blob_id,
+    namespace,
+    record_name,
+    user_id,
+)
+from soledad.wire.changes import CHOSEN_LIMIT, NAMES_LIMIT, RECORDS_LIMIT, is_cursor
 
 #: The version of the protocol; `GET /` tells it.
 PROTOCOL = 1
@@ -113,6 +125,62 @@ class ListRoute:
 
 
 @frozen
+class SyncRoute:
+    """The records of a user's documents: ``/sync/{uuid}?...``; see `soledad.wire.changes` for what goes there."""
+
+    user: UserId
+    #: A cursor: what changed after it; empty: from the beginning.
+    since: str = ""
+    #: These records instead, in their order.
+    records: tuple[RecordName, ...] = ()
+    #: Names and hashes instead, those after ``after``; empty: from the beginning.
+    names: bool = False
+    after: str = ""
+    #: `None`: as many as there may be in a page.
+    limit: int | None = None
+
+    @property
+    def most(self) -> int:
+        """How many records or names a page has at most."""
+        return (NAMES_LIMIT if self.names else RECORDS_LIMIT) if self.limit is None else self.limit
+
+    @property
+    def path(self) -> str:
+        """The path and query, as they go into a URL.  Nothing in them needs quoting."""
+        query = {
+            "since": self.since,
+            "records": ",".join(self.records),
+            "names": "true" if self.names else "",
+            "after": self.after,
+            "limit": "" if self.limit is None else str(self.limit),
+        }
+        told = "&".join(f"{name}={value}" for name, value in query.items() if value)
+        return f"/sync/{self.user}" + (f"?{told}" if told else "")
+
+    @classmethod
+    def parse(cls, segments: list[str], query: dict[str, str]) -> SyncRoute:
+        """:raise BadRequest: an argument is not of its form, is unknown, or does not go with another."""
+        names = _one_of(query, "names", "true", "false") == "true"
+        allowed = {"records"} if "records" in query else {"names", "limit", "after" if names else "since"}
+        unknown = set(query) - allowed
+        if unknown:
+            raise BadRequest(f"arguments unknown here: {', '.join(sorted(unknown))[:80]}")
+        try:
+            (user,) = segments
+            limit = query.get("limit")
+            return cls(
+                user_id(user),
+                _cursor(query["since"]) if "since" in query else "",
+                _chosen(query["records"]) if "records" in query else (),
+                names,
+                record_name(query["after"]) if "after" in query else "",
+                None if limit is None else _within(limit, 1 if names else 0, NAMES_LIMIT if names else RECORDS_LIMIT),
+            )
+        except (InvalidIdentifier, ValueError) as error:
+            raise BadRequest(str(error)) from error
+
+
+@frozen
 class KeysRoute:
     """A user's keyring: ``/keys/{uuid}``."""
 
@@ -181,9 +249,24 @@ def _one_of(query: dict[str, str], name: str, *allowed: str) -> str | None:
     return value
 
 
-def _limit(text: str | None) -> int:
-    if text is None:
-        return PAGE
-    if not text or not _digits(text) or not 1 <= int(text) <= PAGE_LIMIT:
-        raise BadRequest(f"limit must be 1 to {PAGE_LIMIT}")
+def _cursor(text: str) -> str:
+    if not is_cursor(text):
+        raise BadRequest("not a cursor")
+    return text
+
+
+def _chosen(text: str) -> tuple[RecordName, ...]:
+    names = tuple(map(record_name, text.split(",", CHOSEN_LIMIT)))
+    if len(names) > CHOSEN_LIMIT or any(one >= other for one, other in pairwise(names)):
+        raise BadRequest(f"records must be up to {CHOSEN_LIMIT} names, ascending")
+    return names
+
+
+def _within(text: str, least: int, most: int) -> int:
+    if not text or not _digits(text) or not least <= int(text) <= most:
+        raise BadRequest(f"limit must be {least} to {most}")
     return int(text)
+
+
+def _limit(text: str | None) -> int:
+    return PAGE if text is None else _within(text, 1, PAGE_LIMIT)

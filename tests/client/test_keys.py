@@ -132,7 +132,7 @@ class Case(SynchronousTestCase):
         self.now(store.put_doc(doc))
         return doc
 
-    def reads(self, store: Soledad, pointer: Pointer) -> Deferred[bytes | None]:
+    def reads(self, store: Soledad, pointer: Pointer) -> Deferred[bytes]:
         """Read an attachment on another device, which the sync of documents told of it."""
         doc = self.now(store.create_doc({}))
         doc.attach("default", pointer)

@@ -187,4 +187,4 @@ class CheckTests(CommandTestCase):
         """A wrong count of bytes is found."""
         database = self.parts().accounts._database
         database.now(lambda connection: connection.execute(text("UPDATE users SET used = 7")))
-        self.assertEqual(self.run_it("check", status=1), "total: alice: 7 bytes are counted, the blobs have 10\n")
+        self.assertEqual(self.run_it("check", status=1), "total: alice: 7 bytes are counted, the user has 10\n")

@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 
-from soledad.client.interfaces import IRemoteBlobs, IRemoteKeys
+from soledad.client.interfaces import IRemoteBlobs, IRemoteDocuments, IRemoteKeys
 from soledad.client.remote.agent import load_tls, make_agent
 from soledad.client.remote.blobs import RemoteBlobs
+from soledad.client.remote.documents import RemoteDocuments
 from soledad.client.remote.http import ServerConnection, server_url
 from soledad.client.remote.keys import RemoteKeys
 from soledad.deferreds import Worker
@@ -47,6 +48,7 @@ class Server:
     """One user's server: what is asked of it, over connections that are its own."""
 
     blobs: IRemoteBlobs
+    documents: IRemoteDocuments
     keys: IRemoteKeys
     _connection: ServerConnection
     _agent: ClosingAgent
@@ -55,7 +57,7 @@ class Server:
     def over(cls, agent: Any, reactor: Any, user: UserId, address: Address) -> Server:
         """Ask through ``agent``, which is closed with this."""
         connection = ServerConnection.over(agent, reactor, address.url, user, address.token)
-        return cls(RemoteBlobs(connection), RemoteKeys(connection), connection, agent)
+        return cls(RemoteBlobs(connection), RemoteDocuments(connection), RemoteKeys(connection), connection, agent)
 
     def set_token(self, token: str) -> None:
         """Use another token from the next request on. :raise InvalidServerURL: it is none."""

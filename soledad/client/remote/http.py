@@ -103,6 +103,7 @@ class ServerConnection:
         headers: Mapping[str, str] | None = None,
         body: IBodyProducer | None = None,
         known: Mapping[str, Any] | None = None,
+        unchanged: bool = False,
         is_keyring: bool = False,
     ) -> Answer:
         """
@@ -110,6 +111,7 @@ class ServerConnection:
 
         :param path: path and query, below the URL.
         :param known: what the request is about, for the fields of errors.
+        :param unchanged: that nothing changed (304) is an answer too.
         :raise SoledadError: what the server says, if it is not a success.
         """
         if body is not None and body.length is UNKNOWN_LENGTH:
@@ -128,7 +130,7 @@ class ServerConnection:
         except Exception as error:
             raise explain(error) from error
         answer = Answer(response, method)
-        if not 200 <= answer.status < 300:
+        if not 200 <= answer.status < 300 and not (unchanged and answer.status == 304):
             raise await answer.refusal(self._clock, known)
         return answer
 

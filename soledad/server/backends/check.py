@@ -15,9 +15,10 @@ from twisted.internet.interfaces import IConsumer
 from zope.interface import implementer
 
 from soledad.errors import BlobNotFound, StorageFailed, WrongLength
+from soledad.model.ids import UserId
 from soledad.server.backends.blobs import BlobsBackend
 from soledad.server.index import Key, key_of
-from soledad.server.interfaces import Place, Stored
+from soledad.server.interfaces import IRecordsBackend, Place, Stored
 from soledad.wire.routes import PAGE
 
 
@@ -35,17 +36,21 @@ class Problem:
         return f"{self.kind}: {self.what}" + (f": {self.detail}" if self.detail else "")
 
 
-async def check(backend: BlobsBackend, report: Callable[[Problem], object]) -> int:
+async def check(
+    backend: BlobsBackend, report: Callable[[Problem], object], records: IRecordsBackend | None = None
+) -> int:
     """
-    Compare every blob's row with its bytes, the bytes with the rows, and the users' totals.
+    Compare every blob's row with its bytes, the bytes with the rows, records with their hashes, and the users' totals.
 
     :param report: is told each problem.  Their kinds: ``missing``, ``length``, ``damaged`` (the tag is another),
-        ``unreadable``, ``stray`` (bytes of no blob, for more than a day), ``total`` (a user's).
+        ``unreadable``, ``stray`` (bytes of no blob, for more than a day), ``record`` (damaged), ``total`` (a user's).
     :return: the number of problems.
     """
     checker = _Checker(backend, report)
     await checker.rows()
     await checker.files()
+    if records is not None:
+        await checker.records(records)
     await checker.totals()
     return checker.count
 
@@ -76,10 +81,20 @@ class _Checker:
                 self._add(Problem("stray", _name(place), place.upload))
             after = found[-1].name
 
+    async def records(self, records: IRecordsBackend) -> None:
+        """Look whether each record, and each checkpoint, is what was stored."""
+        after: tuple[UserId, str] | None = None
+        while True:
+            damaged, after = await records.damaged(after)
+            for what in damaged:
+                self._add(Problem("record", what, "it is not what was stored"))
+            if after is None:
+                return
+
     async def totals(self) -> None:
         """Add up each user's blobs."""
         for user, used, total in await self._backend.index.miscounted():
-            self._add(Problem("total", user, f"{used} bytes are counted, the blobs have {total}"))
+            self._add(Problem("total", user, f"{used} bytes are counted, the user has {total}"))
 
     def _add(self, problem: Problem) -> None:
         self.count += 1
