@@ -42,6 +42,7 @@ ONLY_FOR: dict[str, set[str]] = {
     "sqlalchemy": {
         "soledad.server.accounts",
         "soledad.server.database",
+        "soledad.server.heads",
         "soledad.server.index",
         "soledad.server.keyrings",
         "soledad.server.records",

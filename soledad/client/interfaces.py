@@ -23,6 +23,7 @@ from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace, RecordName
 from soledad.model.index import Bound, Key, Slice
 from soledad.wire.changes import NAMES_LIMIT, RECORDS_LIMIT, Idle, NamesPage, Push, SyncHead, SyncPage
+from soledad.wire.events import Heads
 from soledad.wire.listing import Page
 from soledad.wire.routes import ListRoute
 
@@ -287,6 +288,19 @@ class IRemoteBlobs(Interface):
 
     def count_blobs(route: ListRoute) -> Deferred[int]:
         """Return how many blobs the list would have."""
+
+
+class IRemoteEvents(Interface):
+    """What the server tells of one user's things; errors as `IRemoteBlobs`."""
+
+    def listen(on_heads: Callable[[Heads], object]) -> Deferred[None]:
+        """
+        Call ``on_heads`` with the state of things at once, and with each later one, until this is cancelled.
+
+        Of states that follow each other quickly some may be left out, never the last.
+
+        :return: fires when the server has ended it: it may be begun again.
+        """
 
 
 class IRemoteKeys(Interface):

@@ -66,13 +66,15 @@ class Call:
 
 @frozen
 class Answer:
-    """What is answered: with ``body``, or with what ``stream`` writes, which is ``length`` bytes."""
+    """What is answered: with ``body``, or with what ``stream`` writes, which is ``length`` bytes, or ``endless``."""
 
     status: int = 200
     headers: Mapping[str, str] = field(factory=dict)
     body: bytes = b""
     length: int | None = None
     stream: Callable[[IConsumer], Deferred[None]] | None = None
+    #: How long it is, is not known before it ends; it is sent in chunks, as they are written.
+    endless: bool = False
 
 
 class IArea(Interface):
@@ -214,7 +216,7 @@ class _Exchange:
             if name.lower() not in (b"date", b"connection"):
                 request.responseHeaders.removeHeader(name)
         request.setHeader(b"server", b"soledad")
-        if answer.status not in (204, 304):
+        if answer.status not in (204, 304) and not answer.endless:
             length = len(answer.body) if answer.length is None else answer.length
             request.setHeader(b"content-length", b"%d" % length)
         for name, value in answer.headers.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -13,6 +13,7 @@ from zope.interface import Interface
 from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
 from soledad.model.ids import DEFAULT, BlobId, Namespace, RecordName, UserId
 from soledad.wire.changes import Idle, NamesPage, Push, SyncHead, SyncPage
+from soledad.wire.events import Heads
 from soledad.wire.listing import Page
 from soledad.wire.routes import PAGE
 
@@ -281,3 +282,10 @@ class IKeyringsBackend(Interface):
         :raise NoSuchUser: there is no such user.
         :raise StorageFull: there is no room for it.
         """
+
+
+class IHeadsBackend(Interface):
+    """What tells one state of users from another, for those that wait for a change."""
+
+    def read_heads(wanted: Collection[UserId]) -> Deferred[dict[UserId, Heads]]:
+        """Return the heads of those users that there are; of each, all of one moment."""

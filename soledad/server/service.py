@@ -17,7 +17,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -33,7 +33,9 @@ from soledad.server.backends.filesystem import FileBytes
 from soledad.server.blobs import MAX_BLOB, BlobsArea
 from soledad.server.database import Database
 from soledad.server.documents import DocumentsArea
+from soledad.server.events import EventsArea, Telling
 from soledad.server.folder import DataFolder
+from soledad.server.heads import HeadsInDatabase
 from soledad.server.http import IArea, Root
 from soledad.server.index import Index
 from soledad.server.interfaces import IBlobsBackend, IRecordsBackend
@@ -61,12 +63,14 @@ def make_root(
     *,
     records: IRecordsBackend | None = None,
     worker: Worker | None = None,
+    clock: IReactorTime | None = None,
 ) -> Root:
     """
     Return the resource of a whole server.
 
     :param records: where documents are kept; without it, none are taken.
     :param worker: where long answers are put together; here, if there is none.
+    :param clock: what tells the time to those who wait for events; without it, there are none.
     """
     areas: dict[str, IArea] = {
         "blobs": BlobsArea(backend, max_blob),
@@ -74,7 +78,12 @@ def make_root(
     }
     if records is not None:
         areas["sync"] = DocumentsArea(records, worker or InPlace())
-    return Root(Authenticator(accounts), areas)
+    authenticator = Authenticator(accounts)
+    if clock is not None:
+        events = EventsArea(HeadsInDatabase(accounts.database), authenticator, clock)
+        areas = {name: Telling(area, events.changed) for name, area in areas.items()}
+        areas["events"] = events
+    return Root(authenticator, areas)
 
 
 def make_site(root: Root, reactor: Any, budget: Budget) -> StreamingSite:
@@ -223,7 +232,12 @@ class ServerService(Service):
             raise
         parts = self._parts
         self._root = make_root(
-            parts.backend, parts.accounts, self._max_blob, records=parts.records, worker=self._workers.reads
+            parts.backend,
+            parts.accounts,
+            self._max_blob,
+            records=parts.records,
+            worker=self._workers.reads,
+            clock=self._reactor,
         )
         self._site = make_site(self._root, self._reactor, budget)
         self._sweeps = LoopingCall(self._sweep)

@@ -192,6 +192,18 @@ class KeysRoute:
         return f"/keys/{self.user}"
 
 
+@frozen
+class EventsRoute:
+    """What happens to a user's things: ``/events/{uuid}``."""
+
+    user: UserId
+
+    @property
+    def path(self) -> str:
+        """The path, as it goes into a URL."""
+        return f"/events/{self.user}"
+
+
 def authorization(user: UserId, token: str) -> str:
     """Return the value of the ``Authorization`` header."""
     return "Token " + b64encode(f"{user}:{token}".encode()).decode("ascii")

@@ -48,7 +48,7 @@ class SocketCase(TestCase):
         """Start a server; return a token of alice's."""
         database, budget = memory_database(), Budget()
         accounts = Accounts(database, time)
-        root = make_root(memory_backend(database, budget), accounts)
+        root = make_root(memory_backend(database, budget), accounts, clock=reactor)
         site = make_site(root, reactor, budget)
         port = await endpoint.listen(site)
         self.addCleanup(site.end)

@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 
-from soledad.client.interfaces import IRemoteBlobs, IRemoteDocuments, IRemoteKeys
+from soledad.client.interfaces import IRemoteBlobs, IRemoteDocuments, IRemoteEvents, IRemoteKeys
 from soledad.client.remote.agent import load_tls, make_agent
 from soledad.client.remote.blobs import RemoteBlobs
 from soledad.client.remote.documents import RemoteDocuments
+from soledad.client.remote.events import RemoteEvents
 from soledad.client.remote.http import ServerConnection, server_url
 from soledad.client.remote.keys import RemoteKeys
 from soledad.deferreds import Worker
@@ -50,6 +51,7 @@ class Server:
     blobs: IRemoteBlobs
     documents: IRemoteDocuments
     keys: IRemoteKeys
+    events: IRemoteEvents
     _connection: ServerConnection
     _agent: ClosingAgent
 
@@ -57,7 +59,14 @@ class Server:
     def over(cls, agent: Any, reactor: Any, user: UserId, address: Address) -> Server:
         """Ask through ``agent``, which is closed with this."""
         connection = ServerConnection.over(agent, reactor, address.url, user, address.token)
-        return cls(RemoteBlobs(connection), RemoteDocuments(connection), RemoteKeys(connection), connection, agent)
+        return cls(
+            RemoteBlobs(connection),
+            RemoteDocuments(connection),
+            RemoteKeys(connection),
+            RemoteEvents(connection),
+            connection,
+            agent,
+        )
 
     def set_token(self, token: str) -> None:
         """Use another token from the next request on. :raise InvalidServerURL: it is none."""

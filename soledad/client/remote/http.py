@@ -7,6 +7,7 @@ makes requests need not know of connections: `soledad.client.remote.agent` does.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -188,6 +189,10 @@ class Answer:
         :raise UnexpectedAnswer: it is not of ``length`` bytes.
         """
         await self._deliver(_Delivery(consumer, length, exact=True))
+
+    async def stream(self, consumer: IConsumer) -> None:
+        """Write the body to ``consumer`` as it comes, however long it is."""
+        await self._deliver(_Delivery(consumer, sys.maxsize))
 
     async def collect(self, limit: int) -> bytes:
         """Return the body. :raise UnexpectedAnswer: it is larger than ``limit`` bytes."""
