@@ -498,6 +498,19 @@ class AuthenticationFailed(CryptoError):
     chunk: int | None = None
 
 
+@frozen(str=False)
+class TamperingDetected(CryptoError):
+    """The server was found not to tell the truth, and the store's policy is not to go on with it."""
+
+    #: What was found: names of `soledad.IncidentKind`.
+    kinds: tuple[str, ...]
+
+
+@frozen(str=False)
+class ServerRolledBack(TamperingDetected):
+    """The server shows an older state than before: restored from a backup, which somebody may say, or an attack."""
+
+
 # --- the exchange failed ------------------------------------------------------------------------------
 
 

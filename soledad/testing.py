@@ -99,8 +99,15 @@ def make_store(
     workers = Workers.start(lambda threads, name: InPlace())
     opening = open_store(Clock(), workers, user_id(uuid), HandedInKey(key), folder, server)
     soledad: Soledad = test.successResultOf(Deferred.fromCoroutine(opening))
-    test.addCleanup(lambda: test.successResultOf(soledad.close()))
+    test.addCleanup(_close, test, soledad, server)
     return soledad
+
+
+def _close(test: SynchronousTestCase, soledad: Soledad, server: Server | None) -> None:
+    closing = soledad.close()
+    if server is not None and isinstance(server._agent, _MemoryAgent):
+        server._agent.flush()
+    test.successResultOf(closing)
 
 
 # --- the server in memory -----------------------------------------------------------------------------
@@ -177,7 +184,7 @@ class MemoryServer:
         Let everything arrive that is on its way.
 
         This happens by itself when a request is made, and while one goes on; call it after something else happened
-        outside: a call was cancelled, a consumer of one's own went on.
+        outside: a call was cancelled, a store that follows was closed, a consumer of one's own went on.
         """
         self._network.run()
 
@@ -319,6 +326,10 @@ class _MemoryAgent(ServerAgent):
         answer = super().request(*args, **options)
         self._network.run()
         return answer
+
+    def flush(self) -> None:
+        """Let everything arrive that is on its way."""
+        self._network.run()
 
     def close(self) -> Deferred[None]:
         """End all connections; they are gone when this returns."""

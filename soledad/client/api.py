@@ -21,13 +21,20 @@ from soledad.client.attachments import Attachments
 from soledad.client.blobs import Blobs
 from soledad.client.document import Document
 from soledad.client.documents import Documents, new_document
+from soledad.client.follow import Following
+from soledad.client.interfaces import IJournal
 from soledad.client.keys import Change, Keys
+from soledad.client.local.journal import LocalJournal
 from soledad.client.local.opening import Opening
 from soledad.client.local.store import LocalStore, Workers
 from soledad.client.observers import Observer, Observers, Subscription
 from soledad.client.operations import Operations, local_operation, network_operation
 from soledad.client.queries import Queries
 from soledad.client.remote.connect import Server, check_server, connect
+from soledad.client.sync.documents import Parts
+from soledad.client.sync.keyring import KeyringWatch
+from soledad.client.sync.syncing import ProgressCallback, Syncing
+from soledad.crypto.checkpoint import checkpoint_code
 from soledad.crypto.slots import Credential, Passphrase, RecoveryCode
 from soledad.deferreds import ThreadWorker, deferred, outlasting, unawaited
 from soledad.errors import KeyringError, NoServer, StoreClosed
@@ -35,6 +42,7 @@ from soledad.model.content import Content
 from soledad.model.document import Changes
 from soledad.model.ids import UserId, user_id
 from soledad.model.index import Bound, Value
+from soledad.model.tampering import Incident, News, Problem, TamperPolicy
 from soledad.streams import Budget
 
 if TYPE_CHECKING:
@@ -63,6 +71,8 @@ class Soledad:
     _documents: Documents = field(repr=False)
     _queries: Queries = field(repr=False)
     _server: Server | None = field(repr=False)
+    _journal: IJournal = field(repr=False)
+    _syncing: Syncing | None = field(repr=False)
     _keys: Keys = field(repr=False)
     _trigger: Any = field(default=None, init=False, repr=False)
     _closed: Deferred[None] | None = field(default=None, init=False, repr=False)
@@ -457,6 +467,135 @@ class Soledad:
         """
         return await self._queries.search(name, query, limit, offset)
 
+    # --- syncing --------------------------------------------------------------------------------------
+
+    @network_operation
+    async def sync(self, progress: ProgressCallback | None = None) -> int:
+        """
+        Bring this device and the server in step: documents, and then blobs that wait to go or to come.
+
+        While one sync runs, further calls join it.  It may be cancelled, or the process killed, at any time: the next
+        one goes on from there.  A record that cannot be taken is set aside, see `sync_problems`; all others arrive.
+
+        :param progress: called with bytes that are done, and bytes in all as far as is known.
+        :return: fires with the store's generation before it: `whats_changed` of that tells what it brought.
+        :raise NoServer: the store was opened without a server.
+        :raise TamperingDetected: the server does not tell the truth, and `tamper_policy` is not to go on with it.
+        :raise ServerRolledBack: likewise; it shows an older state.  See `accept_server_restore`.
+        :raise UnknownKey: the server's state was sealed with keys of a newer keyring.
+        :raise QuotaExceeded: the server has no room for what is to be sent.
+        :raise TransferError: the exchange failed; a `RetriableTransferError` is worth another try.
+        """
+        return await self._syncs.sync(progress)
+
+    @local_operation
+    async def stop_sync(self) -> None:
+        """Stop the sync that runs, if one does; fire when it has ended.  Who waits for it gets a `CancelledError`."""
+        if self._syncing is not None:
+            await self._syncing.stop()
+
+    def follow(self) -> Following:
+        """
+        Keep this store in step from now on: sync within a second of a change, on the server or on this device.
+
+        When the server cannot be reached, or a sync fails, that is tried again, with pauses of up to a minute.
+
+        :return: ``stop()`` of it ends that, and fires when nothing of it runs any more; so does closing the store.
+            ``problem`` is why the last attempt failed, ``listening`` whether the server tells of changes now.
+        :raise NoServer: the store was opened without a server.
+        :raise StoreClosed: the store is closed.
+        """
+        if self.closed:
+            raise StoreClosed()
+        syncs, server = self._syncs, self._server
+        assert server is not None
+        following = Following(self._reactor, server.events, self.sync, self._has_unsent, lambda: syncs.heads)
+        subscription = self._documents.observers.subscribe(lambda *ignored: following.local_change(), None, None)
+
+        async def run() -> None:
+            try:
+                await following.run()
+            finally:
+                subscription.cancel()
+
+        following.start(self.operations.start(run, finishes=False))
+        return following
+
+    @deferred
+    async def _has_unsent(self) -> bool:
+        return (await self._journal.look()).is_changed
+
+    @property
+    def syncing(self) -> bool:
+        """Whether a sync runs."""
+        return self._syncing is not None and self._syncing.is_running
+
+    @property
+    def sync_progress(self) -> tuple[int, int]:
+        """Bytes that the sync which runs, or ran last, has done, and bytes in all as far as is known."""
+        return (0, 0) if self._syncing is None else self._syncing.progress
+
+    @local_operation
+    async def sync_problems(self) -> list[Problem]:
+        """Return which documents take no part in syncs, and why: their records cannot be taken, or are too large."""
+        return await self._journal.problems()
+
+    @local_operation
+    async def incidents(self) -> list[Incident]:
+        """Return what was found of the server's not telling the truth: by this device, and by others that said so."""
+        return await self._journal.incidents()
+
+    @local_operation
+    async def tamper_policy(self) -> TamperPolicy:
+        """Return what a sync does when it finds that the server does not tell the truth."""
+        return await self._journal.policy()
+
+    @local_operation
+    async def set_tamper_policy(self, policy: TamperPolicy) -> None:
+        """
+        Say what a sync is to do when it finds that the server does not tell the truth; kept with the store.
+
+        :param policy: `TamperPolicy.WARN`, as it is at first; `READ_ONLY`; `REFUSE`.
+        :raise TypeError: it is none of these.
+        """
+        if not isinstance(policy, TamperPolicy):
+            raise TypeError("it must be a TamperPolicy")
+        await self._journal.set_policy(policy)
+
+    @network_operation
+    async def accept_server_restore(self, progress: ProgressCallback | None = None) -> int:
+        """
+        Say that the server was restored from a backup, and sync: what it lost is sent again.
+
+        Only a person can know.  Other devices take what went back without an alarm then, and tell of the restart.
+
+        :return: as `sync`, whose errors it has.
+        """
+        return await self._syncs.restart(progress)
+
+    @local_operation
+    async def checkpoint_code(self) -> str | None:
+        """
+        Return a short code for what the server has shown; `None`: nothing yet.
+
+        Devices that have just synced, with nothing changed in between, show the same code, or the server told them
+        different things.
+        """
+        checkpoint = None if self._syncing is None else await self._syncing.checkpoint()
+        return None if checkpoint is None else checkpoint_code(checkpoint)
+
+    @local_operation
+    async def devices(self) -> list[News]:
+        """Return the stores of this user that ever sent something, each with when it was last heard of."""
+        return [] if self._syncing is None else await self._syncing.news()
+
+    @property
+    def _syncs(self) -> Syncing:
+        """:raise NoServer: the store was opened without a server."""
+        if self._syncing is None:
+            raise NoServer()
+        return self._syncing
+
     # --- keys and tokens ------------------------------------------------------------------------------
 
     @property
@@ -634,7 +773,14 @@ def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, se
     attachments = Attachments(operations, blobs, workers.files, local.documents, remote is not None)
     documents = Documents(local.documents, local.blobs, attachments, Observers(workers.files.report))
     queries = Queries(local.queries, documents.load)
-    return Soledad(user, operations, reactor, workers, local, documents, queries, server, keys)
+    journal = LocalJournal(local.documents)
+    syncing = None
+    if server is not None:
+        parts = Parts(
+            journal, server.documents, documents, local, workers.files, reactor, reactor.seconds, user, server.url
+        )
+        syncing = Syncing(parts, KeyringWatch(keys, parts))
+    return Soledad(user, operations, reactor, workers, local, documents, queries, server, journal, syncing, keys)
 
 
 def _pass_to(result: Any, waiter: Deferred[Any]) -> Any:

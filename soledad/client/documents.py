@@ -72,7 +72,10 @@ class Documents:
 
         :return: what became of each, when it is durable and the blobs they refer to are known.
         """
-        applied = await self._local.apply_all(incoming)
+        return await self.applied(await self._local.apply_all(incoming))
+
+    async def applied(self, applied: list[Applied]) -> list[Applied]:
+        """Tell of versions that were applied who has to know; they are durable."""
         for one in applied:
             if one.copied:
                 _log.warn("One revision of {doc_id} has two contents: a store was copied", doc_id=one.versions.doc_id)

@@ -7,7 +7,7 @@ What the sync does, it is handed; so are the clock and chance.  Source: docs/spe
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -48,6 +48,8 @@ class Following:
     _events: IRemoteEvents
     #: Runs a sync; fires when it has ended.
     _sync: Callable[[], Deferred[Any]]
+    #: Whether this device has something that the server has not.
+    _unsent: Callable[[], Deferred[bool]]
     #: What the server had after the last sync, as far as this device knows.
     _known: Callable[[], Heads | None]
     _spread: Callable[[float], float] = spread
@@ -58,16 +60,18 @@ class Following:
     _heads: Heads | None = field(default=None, init=False)
     #: What the server had told of when the last sync began.
     _synced: Heads | None = field(default=None, init=False)
-    #: Something is to be synced, whatever the heads say.
-    _changed: bool = field(default=True, init=False)
+    #: A sync is due, whatever the heads say.
+    _due: bool = field(default=True, init=False)
+    #: Something has changed on this device, perhaps by a sync.
+    _changed: bool = field(default=False, init=False)
     _stopping: bool = field(default=False, init=False)
     _woken: Deferred[None] | None = field(default=None, init=False)
     _running: Deferred[None] | None = field(default=None, init=False)
 
-    def start(self, operate: Callable[[Callable[[], Coroutine[Deferred[Any], Any, None]]], Deferred[None]]) -> None:
-        """Begin; ``operate`` runs a coroutine function until it ends or the store is closed."""
-        self._running = operate(self.run)
-        unawaited(self._running.addErrback(lambda failure: failure.trap(StoreClosed, CancelledError)))
+    def start(self, running: Deferred[None]) -> None:
+        """Note what `run` has become, which whoever made this began."""
+        self._running = running
+        unawaited(running.addErrback(lambda failure: failure.trap(StoreClosed, CancelledError)))
 
     def stop(self) -> Deferred[None]:
         """End it; fires when nothing of it runs any more.  Once more is no harm."""
@@ -124,14 +128,14 @@ class Following:
             await self._until_news()
             await deferLater(self._clock, GATHER)
             # What comes from here on may be too late for this sync.
-            heads, self._changed = self._heads, False
+            heads, self._due, self._changed = self._heads, False, False
             try:
                 await self._run_sync()
             except CancelledError:
                 raise
             except Exception as error:
                 self._failed(error)
-                failures, self._changed = failures + 1, True
+                failures, self._due = failures + 1, True
                 await self._pause(failures)
             else:
                 failures, self.problem, self._synced = 0, None, heads
@@ -153,9 +157,14 @@ class Following:
             raise CancelledError()
 
     async def _until_news(self) -> None:
-        while not (self._changed or self._has_news()):
-            self._woken = Deferred(self._forget)
-            await self._woken
+        while not (self._due or self._has_news()):
+            if self._changed:
+                self._changed = False
+                if await self._unsent():
+                    return
+            else:
+                self._woken = Deferred(self._forget)
+                await self._woken
 
     def _has_news(self) -> bool:
         """Tell whether the server has something that this device does not know of."""

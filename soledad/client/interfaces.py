@@ -22,6 +22,8 @@ from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace, RecordName
 from soledad.model.index import Bound, Key, Slice
+from soledad.model.syncing import Arrival, Known, Look, Outgoing, Pending, Sent, Standing
+from soledad.model.tampering import Incident, Problem, TamperPolicy
 from soledad.wire.changes import NAMES_LIMIT, RECORDS_LIMIT, Idle, NamesPage, Push, SyncHead, SyncPage
 from soledad.wire.events import Heads
 from soledad.wire.listing import Page
@@ -127,6 +129,89 @@ class IDocuments(Interface):
 
     def whats_changed(generation: int) -> Deferred[Changes]:
         """Return what changed after a generation, each document once, at its latest change, ascending."""
+
+
+class IJournal(Interface):
+    """
+    What this device knows of the documents on the server, and what it has still to send there.
+
+    What changes something fires once it is durable, and fails with `StorageFull` or `StorageFailed` when nothing
+    was changed.  One sync at a time uses it.
+    """
+
+    def look() -> Deferred[Look]:
+        """Return what there is to know before a sync begins."""
+
+    def enter(server: str, account: bytes) -> Deferred[None]:
+        """Begin with a server (its URL) and an account; with others than before, nothing is known of the server."""
+
+    def history(server: str) -> Deferred[str | None]:
+        """Return the history that the server had when it was met first."""
+
+    def known(names: Sequence[RecordName]) -> Deferred[Known]:
+        """Return what is known of records."""
+
+    def hashes() -> Deferred[dict[RecordName, bytes]]:
+        """Return names and hashes of all records that the server has, as far as is known."""
+
+    def take(arrivals: Sequence[Arrival], now: Standing) -> Deferred[list[Applied]]:
+        """Take records, and note them and how far that is, in one transaction; fire with what became of them."""
+
+    def missing(names: Collection[RecordName], now: Standing) -> Deferred[None]:
+        """Note that the server has lost records: what is here of them is to be sent again."""
+
+    def outgoing(records: int, size: int) -> Deferred[list[Outgoing]]:
+        """Return documents that are to be sent: so many at most, and no more once they have ``size`` bytes of text."""
+
+    def hold_back(found: Sequence[tuple[Problem, DocId]], same: Sequence[tuple[DocId, int]]) -> Deferred[None]:
+        """Let documents not go out: because of problems, or because the server has them just so."""
+
+    def keep(push: Pending, sent: Sequence[Sent]) -> Deferred[None]:
+        """Keep a push, to the byte, before it is sent."""
+
+    def settle(now: Standing) -> Deferred[None]:
+        """Note that the push arrived; documents that were changed since they were read for it wait for the next one."""
+
+    def accept(
+        now: Standing, found: str | None, arrived: bool, is_over: bool, others: Sequence[Incident]
+    ) -> Deferred[list[Incident]]:
+        """
+        Accept a head.
+
+        :param found: its history.
+        :param arrived: whether the push that was kept is in it.
+        :param is_over: whether it is clear what became of that push.
+        :param others: what other devices have found; fires with what of it was not known.
+        """
+
+    def note(found: Sequence[tuple[Incident, str]], told: bool = False) -> Deferred[list[Incident]]:
+        """
+        Note what was found, each with the evidence; fire with what was not known before.
+
+        :param told: whether the other devices know it.
+        """
+
+    def stand(now: Standing) -> Deferred[None]:
+        """Note how far this device is."""
+
+    def become() -> Deferred[list[tuple[DocId, Written]]]:
+        """
+        Take a new name as a replica, as this store is a copy; count what the server has not got under it.
+
+        :return: fires with what was written.
+        """
+
+    def problems() -> Deferred[list[Problem]]:
+        """Return what is set aside."""
+
+    def incidents() -> Deferred[list[Incident]]:
+        """Return what was found, here and by other devices."""
+
+    def policy() -> Deferred[TamperPolicy]:
+        """Return what is done when something is found."""
+
+    def set_policy(wanted: TamperPolicy) -> Deferred[None]:
+        """Do something else from now on."""
 
 
 class IQueries(Interface):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 from base64 import b32encode
 from collections.abc import Mapping
-from enum import Enum, IntEnum
+from enum import Enum
 from hashlib import sha256
 
 from attrs import evolve, frozen
@@ -23,6 +23,7 @@ from soledad.crypto.keyring import OpenKeyring, SharedPart
 from soledad.crypto.slots import Fields
 from soledad.errors import MalformedCheckpoint
 from soledad.model.ids import RecordName, UserId
+from soledad.model.tampering import IncidentKind
 from soledad.wire.container import Purpose
 
 VERSION = 1
@@ -31,29 +32,6 @@ _ID_SIZE, _HASH_SIZE = 16, 32
 MAX_DEVICES = 1024
 MAX_INCIDENTS = 64
 _CODE_BYTES, _GROUP = 10, 4
-
-
-class IncidentKind(IntEnum):
-    """What a device found to be wrong."""
-
-    #: A record that is older than the one before it, or denies it.
-    RECORD_BACK = 1
-    #: A record that does not open under its name.
-    RECORD_FORGED = 2
-    #: An older head.
-    STATE_BACK = 3
-    #: The records are not those of the checkpoint.
-    STATE_DIFFERS = 4
-    #: Another history.
-    HISTORY_SPLIT = 5
-    #: This device's own last commit is not there.
-    COMMITS_MISSING = 6
-    #: A checkpoint that does not open, or none where there was one.
-    CHECKPOINT_FORGED = 7
-    #: The keyring is older than the checkpoint's, or another of the same generation.
-    KEYRING_BACK = 8
-    #: Somebody said that the server was restored from a backup.
-    RESTARTED = 9
 
 
 @frozen

@@ -22,6 +22,7 @@ from soledad.wire.container import (
     Header,
     Layout,
     header_prefix,
+    padme,
 )
 
 __all__ = [
@@ -387,8 +388,25 @@ def _trailer(cipher: Cipher, layout: Layout, tail: Buffer) -> int:
 
 def seal(material: KeyMaterial, context: Context, salt: bytes, data: Buffer, log2: int = CHUNK_LOG2) -> bytes:
     """Return the container of ``data``.  ``salt``: 24 random bytes, never used before."""
+    view = memoryview(data).cast("B")
+    padded = max(context.purpose.floor, padme(len(view)))
+    if padded + TRAILER_SIZE < 1 << log2:
+        return _sealed_alone(material, context, salt, log2, view, padded)
     sealer = Sealer(material, context, salt, log2)
-    return b"".join((sealer.header, sealer.seal(data), sealer.finish()))
+    return b"".join((sealer.header, sealer.seal(view), sealer.finish()))
+
+
+def _sealed_alone(
+    material: KeyMaterial, context: Context, salt: bytes, log2: int, data: memoryview, padded: int
+) -> bytes:
+    """Return the container of what is one chunk: several times as fast as a `Sealer` is."""
+    prefix = header_prefix(material.key_id, log2)
+    cipher = Cipher.derive(material, context, prefix, salt)
+    stream = b"".join((data, bytes(padded - len(data)), len(data).to_bytes(TRAILER_SIZE, "big")))
+    out = bytearray(HEADER_SIZE + len(stream) + TAG_SIZE)
+    out[:HEADER_SIZE] = prefix + salt + cipher.commitment
+    cipher.seal_into(0, stream, memoryview(out)[HEADER_SIZE:])
+    return bytes(out)
 
 
 def open_(
@@ -405,9 +423,28 @@ def open_(
     """
     view = memoryview(container).cast("B")
     if length is None:
+        header = Header.parse(view)
+        if len(view) - HEADER_SIZE < (1 << header.log2) + TAG_SIZE:
+            return _opened_alone(keys, context, header, view, expected_commitment)
         tail = view[tail_place(context, view, len(view)).start :]
         chunks = Chunks.of_size(keys, context, view, len(view), tail, expected_commitment)
     else:
         chunks = Chunks.of_length(keys, context, view, length, expected_commitment)
     opener = RangeOpener(chunks)
     return opener.feed(view[HEADER_SIZE:]) + opener.finish()
+
+
+def _opened_alone(keys: Keys, context: Context, header: Header, view: memoryview, expected: bytes | None) -> bytes:
+    """Return the data of a container of one chunk: several times as fast as `Chunks` are."""
+    floor = context.purpose.floor
+    padded = len(view) - HEADER_SIZE - TAG_SIZE - TRAILER_SIZE
+    if padded < floor or padded != max(floor, padme(padded)):
+        raise MalformedContainer("size")
+    stream = bytearray(padded + TRAILER_SIZE)
+    Cipher.behind(header, keys, context, expected).open_into(0, view[HEADER_SIZE:], memoryview(stream))
+    length = int.from_bytes(stream[padded:], "big")
+    if max(floor, padme(length)) != padded:
+        raise MalformedContainer("trailer")
+    if stream.count(0, length, padded) != padded - length:
+        raise MalformedContainer("padding")
+    return bytes(memoryview(stream)[:length])

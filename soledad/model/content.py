@@ -8,7 +8,7 @@ true differ, which Python's ``==`` would not see.  Source: docs/spec/documents.r
 from __future__ import annotations
 
 import json
-import re
+from math import isinf
 from typing import Any, NoReturn
 
 from soledad.errors import InvalidContent, InvalidJSON
@@ -18,16 +18,16 @@ Content = dict[str, Any]
 #: Objects and lists within each other, at most: far from what Python can read again wherever the caller stands.
 MAX_DEPTH = 200
 
-#: What a text with surrogates or too large a number has: an escape, a positive exponent, or very many digits.
-_SUSPECT = re.compile(r"\\u[dD]|[0-9][eE]\+?[0-9]|[0-9]{300}")
-
 _ATOMS = (str, int, float, bool, type(None))
 
 
-def parse(text: str | bytes) -> Content:
+def parse(text: str | bytes, decoder: json.JSONDecoder | None = None) -> Content:
     """:raise InvalidJSON: the text is not a JSON object (RFC 8259), or has numbers that are none."""
     try:
-        value = _DECODER.decode(text) if isinstance(text, str) else json.loads(text, parse_constant=_no_number)
+        if isinstance(text, str):
+            value = (decoder or _DECODER).decode(text)
+        else:
+            value = json.loads(text, parse_constant=_no_number)
     except RecursionError:
         raise InvalidJSON("nested too deeply") from None
     except (ValueError, TypeError) as error:
@@ -42,12 +42,13 @@ def check(text: str) -> None:
     """
     Look whether a text is a document's content.
 
-    :raise InvalidJSON: it is not a JSON object.
+    :raise InvalidJSON: it is not a JSON object, or has numbers that are none.
     :raise InvalidContent: it has what no content may have.
     """
-    value = parse(text)
-    # Going through the value takes several times as long as parsing it, and hardly any text can need it.
-    if _SUSPECT.search(text) or text.count("{") + text.count("[") > MAX_DEPTH:
+    value = parse(text, _CHECKER)
+    # Going through the value takes several times as long as parsing it; only such a text can be nested too deeply, or
+    # have a lone surrogate.
+    if "\\u" in text or text.count("{") + text.count("[") > MAX_DEPTH:
         canonical(value)
 
 
@@ -109,8 +110,16 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(name)
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if isinf(number):
+        raise ValueError("too large")
+    return number
+
+
 # Made once: `json` would make one for each text.
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
+_CHECKER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 _IN_THEIR_ORDER, _SORTED = (
     json.JSONEncoder(sort_keys=sort_keys, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sort_keys in (False, True)

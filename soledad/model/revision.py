@@ -60,6 +60,30 @@ def following(revs: Iterable[str], replica: str, beside: Iterable[str] = ()) -> 
     return render({**vector, name: vector.get(name, 0) + 1})
 
 
+def counted(rev: str, replica: str) -> int:
+    """Return how often ``replica`` changed a document up to a revision."""
+    return parse(rev).get(replica, 0) if replica in rev else 0
+
+
+def reissued(rev: str, replica: str, known: Vector, name: str) -> str:
+    """
+    Return a revision in which what ``replica`` counted beyond ``known`` is one change that ``name`` made.
+
+    The names that `following` makes of the replica's are the replica's, too.
+    """
+    vector = dict(parse(rev))
+    beyond = [one for one, counter in vector.items() if _is_of(one, replica) and counter > known.get(one, 0)]
+    for one in beyond:
+        vector[one] = known.get(one, 0)
+    if beyond:
+        vector[name] = 1
+    return render({one: counter for one, counter in vector.items() if counter})
+
+
+def _is_of(name: str, replica: str) -> bool:
+    return name == replica or name.startswith(f"{replica}-")
+
+
 def maximum(*revs: str) -> str:
     """Return the least revision that is not older than any of ``revs``."""
     highest: dict[str, int] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -71,18 +71,25 @@ class FollowingTests(SynchronousTestCase):
         self.operations = Operations()
         self.syncs: list[Deferred[Any]] = []
         self.known: Heads | None = None
+        self.has_unsent = True
         self.follow()
 
     def follow(self) -> Following:
         """Follow with the events that there are."""
-        self.following = Following(self.clock, self.events, self.sync, lambda: self.known, spread=lambda pause: pause)
-        self.following.start(lambda body: self.operations.start(body, finishes=False))
+        self.following = Following(
+            self.clock, self.events, self.sync, self.unsent, lambda: self.known, spread=lambda pause: pause
+        )
+        self.following.start(self.operations.start(self.following.run, finishes=False))
         return self.following
 
     def sync(self) -> Deferred[Any]:
         """Begin a sync."""
         self.syncs.append(Deferred())
         return self.syncs[-1]
+
+    def unsent(self) -> Deferred[bool]:
+        """Tell whether there is something to send."""
+        return succeed(self.has_unsent)
 
     def synced(self, count: int, error: SoledadError | None = None) -> None:
         """See that so many syncs have begun, of which the last one ends now."""
@@ -137,8 +144,13 @@ class FollowingTests(SynchronousTestCase):
         self.assertEqual(len(self.syncs), 4)
 
     def test_local_change(self) -> None:
-        """A change on this device is sent."""
+        """A change on this device is sent, unless it is one that a sync has brought."""
         self.synced(1)
+        self.has_unsent = False
+        self.following.local_change()
+        self.clock.advance(GATHER)
+        self.assertEqual(len(self.syncs), 1)
+        self.has_unsent = True
         self.following.local_change()
         self.following.local_change()
         self.synced(2)

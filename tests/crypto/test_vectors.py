@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.vectors import FOLDER
-from tests.vectors.make import documents, encode
+from tests.vectors import FOLDER, make, sync
 
 
 class MakeTests(SynchronousTestCase):
@@ -13,5 +12,5 @@ class MakeTests(SynchronousTestCase):
 
     def test_same(self) -> None:
         """With the same entropy the same bytes come out, to the last one."""
-        for name, document in documents().items():
-            self.assertEqual((FOLDER / name).read_text(), encode(document), name)
+        for name, document in {**make.documents(), **sync.documents()}.items():
+            self.assertEqual((FOLDER / name).read_text(), make.encode(document), name)

@@ -190,8 +190,8 @@ def run(scenario: str) -> Callable[[Path, Say], None]:
     """Return a scenario as `local_crashing` runs them; the step at which it dies is set by then."""
 
     def running(folder: Path, say: Say) -> None:
-        steps: Any = durable.os
-        SCENARIOS[scenario](folder, StoredKeys.at(folder, steps.take), say)
+        module: Any = durable
+        SCENARIOS[scenario](folder, StoredKeys.at(folder, module.os.take), say)
 
     return running
 
@@ -206,7 +206,8 @@ class Steppers(SteppingOS):
 
 def take_steps(steps: Steps) -> None:
     """Let this process take steps from now on."""
-    durable.os = Steppers(steps)  # type: ignore[attr-defined]
+    module: Any = durable
+    module.os = Steppers(steps)
 
 
 def main(folder: Path, scenario: str) -> None:

@@ -6,9 +6,9 @@ Functions of a cursor, run as jobs of the documents' `Database`.  Rules: docs/sp
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from os import urandom
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from attrs import define
 from twisted.internet.defer import Deferred
@@ -31,6 +31,8 @@ from soledad.model.attachment import Pointer
 from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import ATTACHMENTS, BlobId, DocId, random_replica_id, random_transaction_id
+
+T = TypeVar("T")
 
 #: SQLite takes this many parameters in a statement, at the very least.
 _PARAMETERS = 900
@@ -125,6 +127,13 @@ def _apply(cursor: Cursor, upkeep: Upkeep, this_replica: str, incoming: Versions
         written = _store(cursor, upkeep, row, after.current, after.alternatives, ours=False)
     goes_out = not conflict.is_same_set(after, incoming)
     return Applied(merged.outcome, after, goes_out, merged.copied, written)
+
+
+def replace(cursor: Cursor, versions: Versions) -> Written:
+    """Let these be the versions of a document, whatever there was."""
+    with Upkeep(cursor) as upkeep:
+        row = _row(cursor, versions.doc_id)
+        return _store(cursor, upkeep, row, versions.current, versions.alternatives)
 
 
 def resolve(
@@ -296,23 +305,24 @@ class LocalDocuments:
     """The documents' database."""
 
     database: Database
-    _replica: str
+    #: The name that changes are counted under from now on; it changes when the store turns out to be a copy.
+    replica: str
 
     def put_all(self, wanted: Sequence[Stored], limit: int | None) -> Deferred[list[Written]]:
         """See `IDocuments`."""
-        return self.database.write(put_all, self._replica, wanted, limit)
+        return self._write(put_all, wanted, limit)
 
     def delete(self, doc_id: DocId, rev: str) -> Deferred[Written]:
         """See `IDocuments`."""
-        return self.database.write(delete, self._replica, doc_id, rev)
+        return self._write(delete, doc_id, rev)
 
     def apply_all(self, incoming: Sequence[Versions]) -> Deferred[list[Applied]]:
         """See `IDocuments`."""
-        return self.database.write(apply_all, self._replica, incoming)
+        return self._write(apply_all, incoming)
 
     def resolve(self, document: Stored, revs: Collection[str], limit: int | None) -> Deferred[Written]:
         """See `IDocuments`."""
-        return self.database.write(resolve, self._replica, document, revs, limit)
+        return self._write(resolve, document, revs, limit)
 
     def get_conflicts(self, doc_id: DocId) -> Deferred[list[Stored]]:
         """See `IDocuments`."""
@@ -333,3 +343,7 @@ class LocalDocuments:
     def whats_changed(self, generation: int) -> Deferred[Changes]:
         """See `IDocuments`."""
         return self.database.read(whats_changed, generation)
+
+    def _write(self, job: Callable[..., T], *args: Any) -> Deferred[T]:
+        # The name that it has when the job is carried out: it may have changed while the job waited.
+        return self.database.write(lambda cursor: job(cursor, self.replica, *args))

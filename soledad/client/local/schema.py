@@ -54,6 +54,70 @@ DOCUMENTS = (
     );
     CREATE INDEX alternative_by_document ON alternative (doc_id, rev);
     """,
+    """
+    CREATE TABLE sync_standing (                -- how far this device is with its server
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        server TEXT NOT NULL,                   -- URL
+        account BLOB NOT NULL,                  -- which account keys names are made with
+        cursor TEXT NOT NULL,
+        head TEXT,                              -- tag of the head that was accepted
+        digest BLOB NOT NULL,                   -- of sync_record
+        checkpoint BLOB NOT NULL,               -- the last that was accepted, opened
+        count INTEGER NOT NULL,                 -- own commits
+        restarting INTEGER NOT NULL
+    );
+    CREATE TABLE sync_history (                 -- what each server was when it was met first
+        server TEXT PRIMARY KEY,
+        history TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE sync_record (                  -- what the server has, as far as this device was told
+        name BLOB PRIMARY KEY,
+        hash BLOB,                              -- SHA-256 of the record; NULL: it has lost it
+        doc_id TEXT,                            -- NULL: none was good
+        revs TEXT NOT NULL DEFAULT '',          -- in the last good record: the current one, and alternatives
+        own INTEGER NOT NULL DEFAULT 0          -- the greatest count of this replica that the server ever had
+    ) WITHOUT ROWID;
+    CREATE TABLE sync_outgoing (                -- documents that the server has not got as they are here
+        doc_id TEXT PRIMARY KEY,
+        generation INTEGER NOT NULL             -- of the latest change
+    ) WITHOUT ROWID;
+    CREATE TABLE sync_push (                    -- the push of which is not known whether it arrived
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        count INTEGER NOT NULL,
+        commit_id TEXT NOT NULL,
+        follows TEXT,
+        tag TEXT NOT NULL,
+        digest BLOB NOT NULL,
+        checkpoint BLOB NOT NULL,
+        push BLOB NOT NULL,                     -- as it is sent
+        incident INTEGER NOT NULL               -- up to which its checkpoint tells them
+    );
+    CREATE TABLE sync_sent (                    -- its records
+        name BLOB PRIMARY KEY,
+        hash BLOB NOT NULL,
+        doc_id TEXT NOT NULL,
+        revs TEXT NOT NULL,
+        generation INTEGER NOT NULL,
+        own INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE sync_problem (                 -- records that are set aside, and documents that cannot be sent
+        name BLOB PRIMARY KEY,
+        reason TEXT NOT NULL,
+        doc_id TEXT,
+        hash BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE sync_incident (                -- what was found, here and by other devices
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        kind INTEGER NOT NULL,
+        time INTEGER NOT NULL,
+        device TEXT NOT NULL,
+        evidence TEXT NOT NULL,
+        name BLOB,
+        doc_id TEXT,
+        told INTEGER NOT NULL,                  -- whether a checkpoint on the server has it
+        UNIQUE (kind, device, evidence)
+    );
+    """,
 )
 
 BLOBS = (

@@ -68,6 +68,11 @@ class Server:
             agent,
         )
 
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._connection.url
+
     def set_token(self, token: str) -> None:
         """Use another token from the next request on. :raise InvalidServerURL: it is none."""
         _check_token(token)

@@ -138,10 +138,10 @@ class OpeningTests(StoreTestCase):
 
     def test_again(self) -> None:
         """What was stored is there again, and so is the replica's name."""
-        replica = self.open().documents._replica
+        replica = self.open().documents.replica
         rev = self.put_document()
         self.close()
-        self.assertEqual(self.open().documents._replica, replica)
+        self.assertEqual(self.open().documents.replica, replica)
         self.assertEqual(self.store.documents.database.read_now(documents.get_rev, DOC), rev)
 
     def test_in_use_here(self) -> None:

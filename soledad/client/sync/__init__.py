@@ -1,0 +1,1 @@
+"""What goes between this device and the server: plan first, with plain functions, then carry it out."""

@@ -1,0 +1,544 @@
+"""
+Documents between this device and the server: pull, settle, push, and look whether the server tells the truth.
+
+An `Exchange` is one sync of the documents.  What is to be done is planned in `soledad.client.sync.plan`, what is wrong
+judged in `soledad.client.sync.watch`; it is carried out here.  Wherever this is stopped, the next one goes on from what
+the journal has.  Source: docs/spec/documents-sync.rst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from hashlib import sha256
+from os import urandom
+from typing import Protocol
+
+from attrs import define, evolve, field, frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from soledad.client.documents import Documents
+from soledad.client.interfaces import IJournal, IRemoteDocuments
+from soledad.client.sync.plan import PagePlan, PushPlan, plan_page, plan_push
+from soledad.client.sync.watch import Verdict, as_error, found_in, judge
+from soledad.crypto import checkpoint as checkpoints
+from soledad.crypto.checkpoint import Checkpoint, Commit, KeyringMark, open_checkpoint, seal_checkpoint
+from soledad.crypto.keyring import Keyring, OpenKeyring
+from soledad.crypto.record import open_record, record_name, seal_record
+from soledad.deferreds import Worker
+from soledad.errors import CryptoError, PreconditionFailed, SoledadError, StaleToken, UnexpectedAnswer, UnknownKey
+from soledad.model.conflict import Versions
+from soledad.model.ids import DocId, RecordName, UserId
+from soledad.model.syncing import Look, Outgoing, Pending, Standing
+from soledad.model.tampering import FOUND, Incident, IncidentKind, Problem, Reason, TamperPolicy
+from soledad.streams import Progress
+from soledad.wire.changes import (
+    CHECKPOINT_LIMIT,
+    CHOSEN_LIMIT,
+    PUSH_LIMIT,
+    RECORDS_LIMIT,
+    Idle,
+    Push,
+    SealedRecord,
+    SyncHead,
+    SyncPage,
+    decode_push,
+    encode_push,
+)
+from soledad.wire.container import SALT_SIZE
+
+_log = Logger()
+
+#: How often another device may be quicker before a sync fails.
+ATTEMPTS = 12
+#: Seconds to wait, at most, before the first further attempt; each further one waits up to twice as long, and so on.
+PAUSE, LONGEST_PAUSE = 0.1, 5.0
+#: Bytes of text that go into one push, about.
+BATCH = 3 * 1024 * 1024
+#: Records that differ, above which everything is pulled anew instead of asking for each.
+MANY = 2000
+#: How often the head may be another one while its list of names is read.
+LISTINGS = 5
+
+
+class KeyringHolder(Protocol):
+    """Who has the keyring, which may become a newer one."""
+
+    keyring: OpenKeyring
+
+
+@frozen
+class Parts:
+    """What a sync of the documents is made of."""
+
+    journal: IJournal
+    remote: IRemoteDocuments
+    documents: Documents
+    keys: KeyringHolder
+    #: For sealing and opening.
+    worker: Worker
+    clock: IReactorTime
+    #: Seconds since 1970.
+    time: Callable[[], float]
+    user: UserId
+    #: The server's URL.
+    server: str
+
+
+@frozen
+class Found:
+    """A head, opened as far as it can be."""
+
+    sealed: SyncHead
+    #: `None`: there is none.
+    checkpoint: Checkpoint | None
+    #: Whether there is one that does not open.
+    is_forged: bool = False
+
+
+@define(eq=False)
+class Exchange:
+    """One sync of the documents."""
+
+    _parts: Parts
+    _progress: Progress
+    _look: Look = field(init=False)
+    _standing: Standing = field(init=False)
+    _replica: str = field(init=False)
+    _pending: Pending | None = field(init=False)
+    _known: Checkpoint | None = field(init=False)
+    _history: str | None = field(init=False)
+    _problems: dict[RecordName, Problem] = field(init=False)
+    _untold: bool = field(init=False)
+    #: Whether somebody said that the server was restored: what is older there is no offence.
+    _lenient: bool = field(default=False, init=False)
+    _stopped: bool = field(default=False, init=False)
+    #: The change number of the blobs that the server has told last.
+    blobs: str = field(default="", init=False)
+
+    async def run(self) -> int:
+        """
+        Pull, settle and push, until the server has what is here and this device what is there.
+
+        :return: the store's generation before it.
+        :raise TamperingDetected: the server does not tell the truth, and the policy is not to go on with it.
+        :raise UnknownKey: the checkpoint is sealed under a key that only a newer keyring has.
+        :raise PreconditionFailed: other devices were quicker each time.
+        """
+        await self._begin()
+        for attempt in range(ATTEMPTS):
+            await self._pull()
+            try:
+                await self._push()
+            except PreconditionFailed:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                await self._pause(attempt)
+            else:
+                break
+        return self._look.generation
+
+    async def _begin(self) -> None:
+        keyring = self._parts.keys.keyring.keyring
+        account = bytes.fromhex(record_name(keyring.names_key, DocId("")))
+        look = await self._parts.journal.look()
+        if (look.standing.server, look.standing.account) != (self._parts.server, account):
+            await self._parts.journal.enter(self._parts.server, account)
+            look = evolve(await self._parts.journal.look(), generation=look.generation)
+        self._look = look
+        self._standing, self._replica, self._pending = look.standing, look.replica, look.pending
+        self._known = _decoded(look.standing.checkpoint)
+        self._history = None if self._known else await self._parts.journal.history(self._parts.server)
+        self._problems = {problem.name: problem for problem in look.problems}
+        self._untold = bool(look.untold)
+        self._lenient = look.standing.restarting
+
+    async def _pause(self, attempt: int) -> None:
+        longest = min(LONGEST_PAUSE, PAUSE * 2**attempt)
+        await deferLater(self._parts.clock, longest * int.from_bytes(urandom(2), "big") / 0xFFFF)
+
+    # --- pull -----------------------------------------------------------------------------------------
+
+    async def _pull(self) -> None:
+        """Take all there is, up to a head that is accepted."""
+        compared = False
+        while True:
+            try:
+                head = await self._pull_pages()
+            except StaleToken:
+                # The server was put back, or says so.  Once is enough to see which.
+                if compared:
+                    raise
+                compared = True
+                await self._compare()
+                continue
+            if head is None:
+                return
+            await self._retry()
+            verdict = self._judge(head, self._standing.digest)
+            suspicious = verdict.found | found_in(self._problems.values())
+            if not compared and (suspicious or verdict.has_restarted or self._standing.restarting):
+                compared = True
+                await self._compare()
+                continue
+            await self._detect(suspicious, head)
+            await self._accept(head, verdict)
+            return
+
+    async def _pull_pages(self) -> Found | None:
+        """Take what changed; return the head, or `None` if it is the one that was accepted last."""
+        known = None if self._problems or self._standing.restarting else self._standing.head
+        following = self._parts.remote.pull(self._standing.cursor, known)
+        while True:
+            page = await following
+            self._go_on()
+            if isinstance(page, Idle):
+                self.blobs = page.blobs
+                return None
+            self.blobs = page.head.blobs
+            head = await self._open(page.head)
+            await self._look_for_copy(head)
+            if not page.more:
+                await self._take(page.records, page.head.cursor)
+                return head
+            # While one page is opened, the next one comes.
+            following = self._parts.remote.pull(page.head.cursor)
+            try:
+                await self._take(page.records, page.head.cursor)
+            except BaseException:
+                await _abandoned(following)
+                raise
+
+    async def _take(self, records: Sequence[SealedRecord], cursor: str) -> None:
+        """Take records, and go on behind them."""
+        plan = await self._plan(records)
+        if plan.is_copy:
+            await self._become_another()
+            plan = await self._plan(records)
+        now = evolve(self._standing, cursor=cursor, digest=plan.digest)
+        if plan.arrivals or now != self._standing:
+            # It has more than the head that was accepted last.
+            now = evolve(now, head=None)
+            applied = await self._parts.journal.take(plan.arrivals, now)
+            self._standing = now
+            for one in plan.arrivals:
+                self._problems.pop(one.name, None)
+                if one.problem is not None:
+                    self._problems[one.name] = one.problem
+            await self._parts.documents.applied(applied)
+        self._progress.add(sum(len(record.data) for record in records))
+        self._go_on()
+
+    async def _plan(self, records: Sequence[SealedRecord]) -> PagePlan:
+        known = await self._parts.journal.known([record.name for record in records])
+        keyring = self._keyring
+        opener = partial(open_record, keyring.roots, keyring.names_key)
+        digest, aside = self._standing.digest, set(self._problems)
+        return await self._parts.worker.run(
+            plan_page, records, known, self._replica, digest, keyring.digest_key, opener, aside, self._lenient
+        )
+
+    async def _retry(self) -> None:
+        """Look once more at what was set aside before: the server may have mended it, or the keyring may be newer."""
+        names = [one.name for one in self._look.problems if one.reason is not Reason.TOO_BIG][:CHOSEN_LIMIT]
+        self._look = evolve(self._look, problems=())
+        await self._fetch(names)
+
+    async def _fetch(self, names: Sequence[RecordName]) -> None:
+        """Take records by their names."""
+        left = sorted(names)
+        while left:
+            some = left[:CHOSEN_LIMIT]
+            page = await self._parts.remote.fetch(some)
+            self._go_on()
+            await self._take(page.records, self._standing.cursor)
+            left = [name for name in left if name > page.records[-1].name] if page.more else left[len(some) :]
+
+    # --- is it the truth? -----------------------------------------------------------------------------
+
+    async def _open(self, sealed: SyncHead) -> Found:
+        if sealed.checkpoint is None:
+            return Found(sealed, None)
+        try:
+            opened = open_checkpoint(self._keyring.roots, self._parts.user, sealed.checkpoint)
+        except UnknownKey:
+            raise
+        except CryptoError:
+            return Found(sealed, None, is_forged=True)
+        return Found(sealed, opened)
+
+    def _judge(self, head: Found, digest: int) -> Verdict:
+        if head.checkpoint is None:
+            is_wrong = head.is_forged or (self._known is not None and not self._standing.restarting)
+            return Verdict(frozenset({IncidentKind.CHECKPOINT_FORGED} if is_wrong else ()))
+        verdict = judge(self._known, head.checkpoint, self._replica, self._commit, digest, self._history)
+        if self._standing.restarting:
+            # All else is what a backup looks like.
+            verdict = evolve(verdict, found=verdict.found & {IncidentKind.STATE_DIFFERS})
+        return verdict
+
+    async def _look_for_copy(self, head: Found) -> None:
+        """See, before anything is taken, whether another copy of this store has made commits in its name."""
+        if head.checkpoint is not None and self._judge(head, 0).is_copy:
+            await self._become_another()
+
+    async def _become_another(self) -> None:
+        written = await self._parts.journal.become()
+        self._parts.documents.observers.changed(written)
+        self._replica = (await self._parts.journal.look()).replica
+        self._pending = None
+        _log.warn(
+            "This store is a copy, or was restored from one: it is replica {replica} from now on; {number}"
+            " documents that were not sent yet have new revisions",
+            replica=self._replica,
+            number=len(written),
+        )
+        self._go_on()
+
+    async def _compare(self) -> None:
+        """Ask for the full list of names and hashes, and for the records that differ."""
+        listed, head = await self._list()
+        digest = await self._parts.worker.run(checkpoints.digest_of, self._keyring.digest_key, listed)
+        verdict = self._judge(head, digest)
+        self._lenient = self._standing.restarting or verdict.has_restarted
+        if self._look.policy is TamperPolicy.REFUSE:
+            await self._detect(verdict.found, head)
+        mine = await self._parts.journal.hashes()
+        gone = {name: mine[name] for name in mine.keys() - listed.keys()}
+        differing = {name for name, hashed in listed.items() if mine.get(name) != hashed}
+        differing.update(listed.keys() & self._problems.keys())
+        self._standing = evolve(
+            self._standing,
+            cursor=head.sealed.cursor if len(differing) <= MANY else "",
+            head=None,
+            digest=(self._standing.digest - checkpoints.digest_of(self._keyring.digest_key, gone)) % (1 << 256),
+        )
+        await self._parts.journal.missing(gone, self._standing)
+        for name in gone:
+            self._problems.pop(name, None)
+        if self._standing.cursor:
+            await self._fetch(sorted(differing))
+
+    async def _list(self) -> tuple[dict[RecordName, bytes], Found]:
+        """Return the names and hashes of all records, and the head that they are of."""
+        for _ in range(LISTINGS):
+            try:
+                listed, head = await self._list_once()
+            except PreconditionFailed:
+                continue
+            return listed, await self._open(head)
+        raise PreconditionFailed()
+
+    async def _list_once(self) -> tuple[dict[RecordName, bytes], SyncHead]:
+        page = await self._parts.remote.names()
+        listed = {entry.name: entry.hash for entry in page.names}
+        while page.more:
+            self._go_on()
+            page = await self._parts.remote.names(page.names[-1].name, page.head.tag)
+            listed.update((entry.name, entry.hash) for entry in page.names)
+        return listed, page.head
+
+    async def _detect(self, found: Iterable[IncidentKind], head: Found) -> None:
+        """
+        Note what was found.
+
+        :raise TamperingDetected: the policy is not to go on.
+        """
+        kinds = set(found)
+        if not kinds:
+            return
+        now = int(self._parts.time())
+        of_records = [one for one in await self._parts.journal.problems() if FOUND.get(one.reason) in kinds]
+        incidents = [
+            (Incident(FOUND[one.reason], now, self._replica, one.name, one.doc_id), f"{one.name}/{one.hash.hex()}")
+            for one in of_records
+        ]
+        of_state = kinds - {incident.kind for incident, _ in incidents}
+        incidents += [(Incident(kind, now, self._replica), head.sealed.tag or "") for kind in sorted(of_state)]
+        new = await self._parts.journal.note(incidents)
+        self._untold = self._untold or bool(new)
+        for incident in new:
+            _log.critical("The server does not tell the truth: {kind}", kind=incident.kind.name, name=incident.name)
+        if self._look.policy is not TamperPolicy.WARN:
+            raise as_error(kinds)
+
+    async def _accept(self, head: Found, verdict: Verdict) -> None:
+        """Take a head for what the server has: what comes next is compared with it."""
+        pending = self._pending
+        is_over = pending is not None and (
+            verdict.has_arrived or self._standing.restarting or head.sealed.tag != pending.follows
+        )
+        count = self._standing.count
+        if verdict.has_arrived and pending is not None:
+            count = max(count, pending.count)
+        if self._standing.restarting:
+            self._known = _restarted(self._known, head.checkpoint)
+        else:
+            self._known = head.checkpoint or self._known
+        now = evolve(
+            self._standing,
+            head=head.sealed.tag,
+            cursor=head.sealed.cursor,
+            checkpoint=b"" if self._known is None else checkpoints.encode(self._known),
+            count=count,
+        )
+        history = None if self._known is None else self._known.history
+        others = [] if head.checkpoint is None else self._told_by(head.checkpoint)
+        new = await self._parts.journal.accept(now, history, verdict.has_arrived, is_over, others)
+        self._standing = now
+        if is_over:
+            self._pending = None
+        for incident in new:
+            _log.critical("Device {device} reports: {kind}", device=incident.device, kind=incident.kind.name)
+        if verdict.has_restarted and head.checkpoint is not None:
+            restarted = Incident(IncidentKind.RESTARTED, int(self._parts.time()), self._replica)
+            await self._parts.journal.note([(restarted, str(head.checkpoint.restarts))], True)
+        self._go_on()
+
+    def _told_by(self, head: Checkpoint) -> list[Incident]:
+        return [Incident(one.kind, one.time, one.device) for one in head.incidents if one.device != self._replica]
+
+    # --- push -----------------------------------------------------------------------------------------
+
+    async def _push(self) -> None:
+        """Send what the server has not got, a batch after the other."""
+        while True:
+            if self._pending is None:
+                self._pending = await self._prepare()
+            if self._pending is None:
+                return
+            pending = self._pending
+            push = decode_push(pending.push)
+            head = await self._parts.remote.push(push, pending.follows)
+            if head.tag != pending.tag:
+                raise UnexpectedAnswer("another head than was sent")
+            now = evolve(
+                self._standing,
+                cursor=head.cursor,
+                head=pending.tag,
+                digest=pending.digest,
+                checkpoint=pending.checkpoint,
+                count=pending.count,
+                restarting=False,
+            )
+            await self._parts.journal.settle(now)
+            self._standing, self._known, self._pending = now, _decoded(pending.checkpoint), None
+            self._progress.add(sum(len(record.data) for record in push.records))
+            self._go_on()
+
+    async def _prepare(self) -> Pending | None:
+        """Make the next push ready, and keep it; `None`: there is nothing to send."""
+        while True:
+            outgoing = await self._parts.journal.outgoing(RECORDS_LIMIT, BATCH)
+            if not outgoing and not self._has_to_tell:
+                return None
+            plan = await self._plan_push(outgoing)
+            if plan.held_back or plan.same:
+                await self._parts.journal.hold_back(plan.held_back, plan.same)
+            if plan.sent or self._has_to_tell:
+                return await self._seal(plan)
+
+    @property
+    def _has_to_tell(self) -> bool:
+        """Whether there is something that the other devices have to know even if no document goes out."""
+        return self._untold or self._standing.restarting
+
+    async def _plan_push(self, outgoing: Sequence[Outgoing]) -> PushPlan:
+        keyring = self._keyring
+        named = [(record_name(keyring.names_key, one.versions.doc_id), one) for one in outgoing]
+        known = await self._parts.journal.known([name for name, _ in named])
+        return await self._parts.worker.run(
+            plan_push,
+            named,
+            known,
+            self._replica,
+            self._standing.digest,
+            keyring.digest_key,
+            partial(_sealed, keyring),
+            PUSH_LIMIT - CHECKPOINT_LIMIT - 64,
+            list(self._problems.values()),
+        )
+
+    async def _seal(self, plan: PushPlan) -> Pending:
+        look = await self._parts.journal.look()
+        now = int(self._parts.time())
+        commit = Commit(self._standing.count + 1, urandom(16).hex(), now)
+        before = self._known or checkpoints.begun(urandom(16).hex())
+        mark = KeyringMark.of(self._parts.keys.keyring)
+        if mark.generation < before.keyring.generation:
+            mark = before.keyring
+        found = tuple(checkpoints.Incident(one.time, one.device, one.kind) for one in look.untold)
+        after = checkpoints.committed(before, self._replica, commit, plan.digest, mark, found)
+        sealed = seal_checkpoint(self._keyring.current, self._parts.user, urandom(SALT_SIZE), after)
+        push = Push(plan.records, sealed)
+        pending = Pending(
+            commit.count,
+            commit.commit_id,
+            self._standing.head,
+            sha256(sealed).hexdigest(),
+            plan.digest,
+            checkpoints.encode(after),
+            encode_push(push),
+        )
+        await self._parts.journal.keep(pending, plan.sent)
+        self._untold = False
+        self._go_on()
+        return pending
+
+    # --- what came of it ------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> str | None:
+        """The tag of the head that was accepted last."""
+        return self._standing.head
+
+    @property
+    def keyring_mark(self) -> KeyringMark | None:
+        """Which keyring the device had that made the last checkpoint."""
+        return None if self._known is None else self._known.keyring
+
+    # --- what it stands on ----------------------------------------------------------------------------
+
+    @property
+    def _keyring(self) -> Keyring:
+        return self._parts.keys.keyring.keyring
+
+    @property
+    def _commit(self) -> Commit | None:
+        """This device's own entry in the pending push."""
+        pending = self._pending
+        return None if pending is None else Commit(pending.count, pending.commit, 0)
+
+    def stop(self) -> None:
+        """End soon, wherever this is; whatever it waits for is cancelled by who calls this."""
+        self._stopped = True
+
+    def _go_on(self) -> None:
+        """:raise CancelledError: it was asked to stop while it did something that could not be."""
+        if self._stopped:
+            raise CancelledError()
+
+
+def _decoded(encoded: bytes) -> Checkpoint | None:
+    return checkpoints.parse(encoded) if encoded else None
+
+
+def _restarted(known: Checkpoint | None, head: Checkpoint | None) -> Checkpoint | None:
+    one, other = known or head, head or known
+    return None if one is None or other is None else checkpoints.restarted(one, other)
+
+
+def _sealed(keyring: Keyring, versions: Versions) -> SealedRecord:
+    return seal_record(keyring.current, keyring.names_key, urandom(SALT_SIZE), versions)
+
+
+async def _abandoned(work: Deferred[SyncPage | Idle]) -> None:
+    """Wait for the end of what nobody wants any more."""
+    work.cancel()
+    try:
+        await work
+    except (SoledadError, CancelledError):
+        return

@@ -1,0 +1,1 @@
+"""Tests of what goes between a device and its server."""

@@ -1,0 +1,308 @@
+"""Three devices of one person and one server, against what a person expects: nothing gets lost, and all agree."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar
+
+from attrs import define, field
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from soledad import Soledad
+from soledad.errors import ConnectionFailed, PreconditionFailed
+from soledad.testing import MemoryServer, make_store
+from tests.client.sync.devices import put_between, second_device
+from tests.limits import examples
+
+IDS = ("a", "b", "c")
+DEVICES = st.integers(0, 2)
+DOCS = st.sampled_from(IDS)
+#: At which request of a sync: mostly the second, which pushes.
+AT = st.sampled_from((1, 0, 2, 3))
+
+
+@define(eq=False)
+class Write:
+    """Something that a person did to a document."""
+
+    doc_id: str
+    #: `None`: it was deleted.
+    content: int | None
+    #: What the person saw, and replaced.
+    replaced: list[Write]
+    #: Whether it may be gone: the store was put back to an older state before it had sent it.
+    excused: bool = False
+    #: Whether the server has it for certain.
+    is_sent: bool = False
+
+
+@define(eq=False)
+class Device:
+    """One of a person's devices."""
+
+    store: Soledad
+    folder: Path
+    #: What was written here.
+    writes: list[Write] = field(factory=list)
+    #: Copies of the folder, each with how much was written before it.
+    copies: list[tuple[Path, int]] = field(factory=list)
+
+
+class DevicesMachine(RuleBasedStateMachine):
+    """What people, networks and backups do."""
+
+    test: ClassVar[SynchronousTestCase]
+
+    @initialize()
+    def begin(self) -> None:
+        """Have three devices."""
+        self.server = MemoryServer()
+        self.numbers = count()
+        self.is_copied = False
+        self.writes: list[Write] = []
+        first = self.open(self.folder())
+        folders = [second_device(first.store, self.folder()) for _ in range(2)]
+        self.devices = [first, *map(self.open, folders)]
+
+    def folder(self) -> Path:
+        """Return a new folder's name."""
+        return Path(self.test.mktemp())
+
+    def open(self, folder: Path) -> Device:
+        """Open a device's folder."""
+        return Device(make_store(self.test, self.server, data_dir=folder), folder)
+
+    def now(self, work: Deferred[Any]) -> Any:
+        """Return what a call came to."""
+        return self.test.successResultOf(work)
+
+    # --- people ---------------------------------------------------------------------------------------
+
+    @rule(number=DEVICES, doc_id=DOCS)
+    def put(self, number: int, doc_id: str) -> None:
+        """Create or change a document, unless it is in conflict."""
+        self._put(self.devices[number], doc_id)
+
+    def _put(self, device: Device, doc_id: str) -> None:
+        doc = self.now(device.store.get_doc(doc_id, include_deleted=True))
+        if doc is not None and doc.has_conflicts:
+            return
+        content = next(self.numbers)
+        if content % 3 == 0:
+            self.back_up(device)
+        seen = [] if doc is None else self.seen(doc_id, [doc])
+        if doc is None:
+            self.now(device.store.create_doc({"n": content}, doc_id))
+        else:
+            doc.content = {"n": content}
+            if content % 5 == 0:
+                self.now(doc.put_attachment(b"attached"))
+            self.now(device.store.put_doc(doc))
+        self.written(device, Write(doc_id, content, seen))
+
+    @rule(number=DEVICES, doc_id=DOCS)
+    def delete(self, number: int, doc_id: str) -> None:
+        """Delete a document, unless it is in conflict."""
+        device = self.devices[number]
+        doc = self.now(device.store.get_doc(doc_id))
+        if doc is None or doc.has_conflicts:
+            return
+        seen = self.seen(doc_id, [doc])
+        self.now(device.store.delete_doc(doc))
+        self.written(device, Write(doc_id, None, seen))
+
+    @rule(number=DEVICES, doc_id=DOCS)
+    def resolve(self, number: int, doc_id: str) -> None:
+        """Settle a conflict."""
+        device = self.devices[number]
+        versions = self.now(device.store.get_doc_conflicts(doc_id))
+        if not versions:
+            return
+        seen, content = self.seen(doc_id, versions), next(self.numbers)
+        doc = versions[-1]
+        doc.content = {"n": content}
+        self.now(device.store.resolve_doc(doc, [version.rev for version in versions]))
+        self.written(device, Write(doc_id, content, seen))
+
+    def written(self, device: Device, write: Write) -> None:
+        """Remember it."""
+        self.writes.append(write)
+        device.writes.append(write)
+
+    def seen(self, doc_id: str, versions: list[Any]) -> list[Write]:
+        """Return the writes that versions are of; of which deletion a tombstone is, cannot be seen."""
+        contents = {None if version.content is None else version.content["n"] for version in versions}
+        return [write for write in self.writes if write.doc_id == doc_id and write.content in contents]
+
+    # --- networks, and the ends of processes ----------------------------------------------------------
+
+    @rule(number=DEVICES)
+    def sync(self, number: int) -> None:
+        """Sync."""
+        device = self.devices[number]
+        put_between(device.store)
+        self.now(device.store.sync())
+        for write in device.writes:
+            write.is_sent = True
+
+    @rule(number=DEVICES, at=AT, arrives=st.booleans())
+    def interrupted(self, number: int, at: int, arrives: bool) -> None:
+        """Sync, until a request or its answer is lost."""
+
+        def lose(name: str, call: int, answer: Any = None) -> Any:
+            if call == at:
+                raise ConnectionFailed()
+            return answer
+
+        self.attempt(self.devices[number], **{"after" if arrives else "before": lose})
+
+    @rule(number=DEVICES, size=st.integers(0, 5000))
+    def cut(self, number: int, size: int) -> None:
+        """Sync, until the connection breaks somewhere."""
+        self.server.cut_after(size)
+        self.attempt(self.devices[number])
+        self.server.heal()
+
+    @rule(number=DEVICES, at=AT, doc_id=DOCS, other=DEVICES)
+    def meanwhile(self, number: int, at: int, doc_id: str, other: int) -> None:
+        """Change something while a sync goes on, here, and let another device be quicker."""
+        device, quicker = self.devices[number], self.devices[other]
+        self._put(device, doc_id)
+
+        def change(name: str, call: int) -> None:
+            if call == at:
+                self._put(device, doc_id)
+                if quicker is not device:
+                    self._put(quicker, doc_id)
+                    self.attempt(quicker)
+
+        self.attempt(device, before=change)
+
+    @rule(number=DEVICES, at=AT, arrives=st.booleans())
+    def killed(self, number: int, at: int, arrives: bool) -> None:
+        """Sync, until the process dies; open what it left."""
+        device = self.devices[number]
+        left = self.folder()
+
+        def die(name: str, call: int, answer: Any = None) -> Any:
+            if call == at:
+                shutil.copytree(device.folder, left)
+                raise ConnectionFailed()
+            return answer
+
+        self.attempt(device, **{"after" if arrives else "before": die})
+        if left.exists():
+            self.now(device.store.close())
+            self.devices[number] = Device(
+                make_store(self.test, self.server, data_dir=left), left, device.writes, device.copies
+            )
+
+    def attempt(self, device: Device, **what: Callable[..., Any]) -> None:
+        """Sync, which may fail, or wait for its turn for ever."""
+        put_between(device.store, **what)
+        outcome: list[Any] = []
+        work = device.store.sync()
+        work.addBoth(outcome.append)
+        for _ in range(40):
+            if outcome:
+                break
+            device.store._reactor.advance(5)
+        self.test.assertTrue(outcome)
+        if not isinstance(outcome[0], int):
+            outcome[0].trap(ConnectionFailed, PreconditionFailed)
+            return
+        for write in device.writes:
+            write.is_sent = True
+
+    @rule(number=DEVICES, seconds=st.integers(1, 10**9))
+    def skew(self, number: int, seconds: int) -> None:
+        """A clock is wrong."""
+        self.devices[number].store._reactor.advance(seconds)
+
+    def back_up(self, device: Device) -> None:
+        """Copy a device's folder."""
+        target = self.folder()
+        shutil.copytree(device.folder, target)
+        device.copies.append((target, len(device.writes)))
+
+    @rule(number=DEVICES, both=st.booleans(), other=DEVICES)
+    def restore(self, number: int, both: bool, other: int) -> None:
+        """Go on with a copy of a device's folder, instead of the device, or instead of another one."""
+        device = self.devices[number]
+        if not device.copies:
+            return
+        self.is_copied = True
+        copy, length = device.copies.pop()
+        gone = self.devices[other] if both else device
+        self.now(gone.store.close())
+        for write in gone.writes[length:] if gone is device else gone.writes:
+            write.excused = not write.is_sent
+        opened = self.open(copy)
+        opened.writes = device.writes[:length]
+        self.devices[other if both else number] = opened
+
+    # --- what a person expects ------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        """All devices are in step in the end, and nothing was lost."""
+        if not hasattr(self, "devices"):
+            return
+        for _ in range(4):
+            for number in range(3):
+                self.sync(number)
+        states = [self.state(device) for device in self.devices]
+        self.test.assertEqual(states[0], states[1])
+        self.test.assertEqual(states[0], states[2])
+        for device in self.devices:
+            self.test.assertEqual(self.now(device.store.incidents()), [])
+            self.test.assertEqual(self.now(device.store.sync_problems()), [])
+            between = put_between(device.store)
+            self.now(device.store.sync())
+            self.test.assertEqual(between.calls, ["pull"])
+        self.nothing_lost(states[0])
+        for device in self.devices:
+            self.now(device.store.close())
+
+    def state(self, device: Device) -> dict[str, list[tuple[Any, ...]]]:
+        """Return all versions of all documents."""
+        found = {}
+        for doc_id in IDS:
+            versions = self.now(device.store.get_doc_conflicts(doc_id))
+            if not versions:
+                doc = self.now(device.store.get_doc(doc_id, include_deleted=True))
+                versions = [] if doc is None else [doc]
+            found[doc_id] = [
+                (one.rev, None if one.content is None else one.content["n"], dict(one.attachments)) for one in versions
+            ]
+        return found
+
+    def nothing_lost(self, state: dict[str, list[tuple[Any, ...]]]) -> None:
+        """Everything that was written is there, or was replaced by somebody who saw it; nothing comes back."""
+        there = {doc_id: {content for _, content, _ in versions} for doc_id, versions in state.items()}
+        alive: set[Write] = set()
+        for write in reversed(self.writes):
+            # What replaces something is later in the list, so that it is judged already.
+            replaced = [later for later in self.writes if write in later.replaced]
+            if write.content in there[write.doc_id] or alive.intersection(replaced):
+                alive.add(write)
+            self.test.assertTrue(write in alive or write.excused, write)
+            if replaced and alive.intersection(replaced) and not self.is_copied and write.content is not None:
+                self.test.assertNotIn(write.content, there[write.doc_id])
+
+
+class DevicesTests(SynchronousTestCase):
+    """Whatever happens."""
+
+    def test_devices(self) -> None:
+        """All devices come to have the same, and nothing is lost."""
+        DevicesMachine.test = self
+        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+            DevicesMachine, settings=settings(max_examples=examples(30), stateful_step_count=60)
+        )
