@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred
@@ -46,6 +46,7 @@ from soledad.model.ids import UserId, user_id
 from soledad.server.keyrings import Keyrings
 from soledad.testing import MemoryServer
 from tests.vectors.make import Counter
+from tests.workers import HeldWorker
 
 T = TypeVar("T")
 
@@ -220,6 +221,35 @@ class NewDeviceTests(Case):
         self.assertFalse(keyring_path(folder, USER).exists())
         self.server.heal()
         self.open(folder)
+
+    def test_cancelled_at_each_step(self) -> None:
+        """Whatever of its steps it is cancelled at, opening ends there, and another one works."""
+        self.now(self.open(self.folder()).close())
+        stages = 0
+        while (opening := self.held_opening(stages)) is not None:
+            stages += 1
+            self.fails(opening, CancelledError)
+        self.assertGreaterEqual(stages, 3)
+
+    def held_opening(self, stages: int) -> Deferred[Soledad] | None:
+        """Open a new device, and cancel that during the step after so many; `None`: there are not as many."""
+        folder, worker = self.folder(), HeldWorker()
+        workers: Any = Workers.start(lambda threads, name: cast("Any", worker))
+        server = self.server.connect(USER)
+        opening = Deferred.fromCoroutine(open_store(self.clock, workers, USER, FIRST, folder, server))
+        for _ in range(stages):
+            worker.step()
+            self.server.flush()
+        if opening.called:
+            closing = self.now(opening).close()
+            worker.drain()
+            self.now(closing)
+            return None
+        worker.step(opening.cancel)
+        self.server.flush()
+        # The lock is free, and what is there is whole.
+        self.now(self.open(folder).close())
+        return opening
 
     def test_closed_meanwhile(self) -> None:
         """A store closes while it asks the server for its keyring in the background."""

@@ -33,7 +33,6 @@ from soledad.client.local.keyring import (
 from soledad.client.local.store import LocalStore, Workers
 from soledad.crypto.keyring import OpenKeyring, SharedPart, create
 from soledad.crypto.slots import Credential
-from soledad.deferreds import completed
 from soledad.errors import (
     ConnectionFailed,
     KeyringError,
@@ -78,8 +77,8 @@ class Opening:
             lock.release()
             raise
 
-    async def _run(self, make: Callable[[], T], undo: Callable[[T], object]) -> T:
-        """Make something in a worker; it is undone there if this was cancelled meanwhile."""
+    async def _run(self, make: Callable[[], T], undo: Callable[[T], object] = lambda made: None) -> T:
+        """Make something in a worker; if this was cancelled meanwhile, it is undone there, and all ends."""
         stop = Event()
 
         def made() -> T:
@@ -93,17 +92,17 @@ class Opening:
 
     async def _keyring(self) -> OpenKeyring:
         """Return the store's keyring, which is made if there is no store."""
-        run = self._workers.files.run
         try:
-            found = await run(unlock_keyring, self._folder, self._user, self._credential)
+            found = await self._run(partial(unlock_keyring, self._folder, self._user, self._credential))
         except WrongPassphrase:
             return await self._changed_elsewhere()
         if found is not None:
             return found
         shared = await self._on_server()
         if shared is not None:
-            return await run(join_keyring, self._folder, self._user, shared, self._credential, urandom)
-        return await run(self._make)
+            join = partial(join_keyring, self._folder, self._user, shared, self._credential, urandom)
+            return await self._run(join)
+        return await self._run(self._make)
 
     def _make(self) -> OpenKeyring:
         return make_keyring(self._folder, create(self._user, self._credential, urandom), urandom)
@@ -137,15 +136,14 @@ class Opening:
             raise WrongPassphrase()
         try:
             shared = await self._fetch(self._remote)
-            keyring = await self._workers.files.run(
-                unlock_with_servers, self._folder, self._user, shared, self._credential
-            )
+            unlock = partial(unlock_with_servers, self._folder, self._user, shared, self._credential)
+            keyring = await self._run(unlock)
         except WrongPassphrase:
             raise
         except (KeyringError, KeyringNotFound, TransferError) as error:
             _log.info("The server is of no help with the passphrase: {error}", error=type(error).__name__)
             raise WrongPassphrase() from error
-        await completed(self._workers.files.run(save_keyring, self._folder, keyring, urandom))
+        await self._run(partial(save_keyring, self._folder, keyring, urandom))
         return keyring
 
     async def _fetch(self, remote: IRemoteKeys) -> SharedPart:
