@@ -113,6 +113,54 @@ class VectorTests(SynchronousTestCase):
                     self.assertEqual(caught.exception.chunk, case["chunk"], case["name"])
 
 
+class AloneTests(SynchronousTestCase):
+    """What is one chunk is sealed and opened in another way, which makes no difference."""
+
+    @given(st.integers(3500, 4200) | st.integers(0, 300), st.sampled_from([Purpose.BLOB, Purpose.RECORD]))
+    def test_same(self, length: int, purpose: Purpose) -> None:
+        """The same bytes come out as of a `Sealer`, and the same data; also at the border to two chunks."""
+        context, data = Context(purpose, "", "x"), pattern(length)
+        sealer = Sealer(ROOT, context, SALT, 12)
+        expected = sealer.header + sealer.seal(data) + sealer.finish()
+        self.assertEqual(seal(ROOT, context, SALT, data, 12), expected)
+        self.assertEqual(open_(KEYS, context, expected), data)
+        self.assertEqual(open_(KEYS, context, bytearray(expected), length), data)
+
+    @given(st.data())
+    def test_same_errors(self, data: st.DataObject) -> None:
+        """What was altered fails as it does when the container is opened from its tail."""
+        good = seal(ROOT, BLOB, SALT, b"data")
+        at = data.draw(st.integers(0, len(good) - 1))
+        bad = good[:at] + data.draw(st.binary(max_size=3)) + good[at + data.draw(st.integers(0, 3)) :]
+        outcomes = []
+        for opened in (open_, opened_from_its_tail):
+            try:
+                outcomes.append(opened(KEYS, BLOB, bad))
+            except errors.CryptoError as error:
+                outcomes.append(type(error))  # type: ignore[arg-type]
+        self.assertEqual(*outcomes)
+
+    def test_padding(self) -> None:
+        """Padding that is not zeros, or a length that the padding is not that of, is malformed though authentic."""
+        for stream in (
+            b"data" + bytes(1019) + b"\1" + (4).to_bytes(8, "big"),
+            bytes(1024) + (1025).to_bytes(8, "big"),
+            bytes(1024) + (2**63).to_bytes(8, "big"),
+        ):
+            sealer = Sealer(ROOT, BLOB, SALT)
+            sealed = bytearray(len(stream) + 16)
+            sealer._cipher.seal_into(0, stream, memoryview(sealed))
+            with self.assertRaises(MalformedContainer):
+                open_(KEYS, BLOB, sealer.header + sealed)
+
+
+def opened_from_its_tail(keys: Any, context: Context, container: bytes) -> bytes:
+    """Open a container as one of any number of chunks is opened."""
+    tail = container[tail_place(context, container, len(container)).start :]
+    opener = RangeOpener(Chunks.of_size(keys, context, container, len(container), tail))
+    return opener.feed(container[72:]) + opener.finish()
+
+
 def splits(size: int) -> st.SearchStrategy[list[int]]:
     """Return ways to cut ``size`` bytes: the places to cut at, with both ends."""
     inner = st.lists(st.integers(0, size), max_size=8)

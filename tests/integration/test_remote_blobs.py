@@ -22,6 +22,7 @@ from soledad.errors import ConnectionFailed, InsecureServer, InvalidServerURL
 from soledad.model.ids import UserId
 from soledad.server.accounts import Accounts
 from soledad.server.backends.memory import memory_backend, memory_database
+from soledad.server.records import Records
 from soledad.server.service import make_root, make_site
 from soledad.streams import Budget
 from soledad.wire.routes import ListRoute
@@ -48,7 +49,8 @@ class SocketCase(TestCase):
         """Start a server; return a token of alice's."""
         database, budget = memory_database(), Budget()
         accounts = Accounts(database, time)
-        root = make_root(memory_backend(database, budget), accounts, clock=reactor)
+        backend, records = memory_backend(database, budget), Records(database)
+        root = make_root(backend, accounts, records=records, clock=reactor)
         site = make_site(root, reactor, budget)
         port = await endpoint.listen(site)
         self.addCleanup(site.end)

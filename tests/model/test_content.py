@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.errors import InvalidContent, InvalidJSON
-from soledad.model.content import MAX_DEPTH, Content, canonical, parse, render
+from soledad.model.content import MAX_DEPTH, Content, canonical, check, parse, render
 
 SECRET = "sesame"
 
@@ -122,6 +122,44 @@ class ContentTests(SynchronousTestCase):
     def test_keys_in_their_order(self) -> None:
         """Rendering keeps the order of keys, and non-ASCII text as it is."""
         self.assertEqual(render({"b": "ä", "a": [1, 2.5, None, True]}), '{"b":"ä","a":[1,2.5,null,true]}')
+
+
+class CheckTests(SynchronousTestCase):
+    """Whether a text is content, without making anything of it."""
+
+    @given(contents)
+    def test_good(self, content: Content) -> None:
+        """Whatever content there is, however it is escaped."""
+        for text in (render(content), json.dumps(content, indent=1)):
+            check(text)
+
+    def test_bad(self) -> None:
+        """Text that is no JSON object, and what no content may have, are refused."""
+        for name, text in NO_JSON.items():
+            with self.assertRaises(InvalidJSON, msg=name):
+                check(text)
+        for text in (
+            '{"a":1e999}',
+            '{"a":-1e999}',
+            '{"a":' + "9" * 300 + "e9}",
+            '{"a":1' + "0" * 400 + ".0}",
+            '{"a":"\\ud800"}',
+            '{"\\uDFFF":1}',
+            '{"a":' + "[" * MAX_DEPTH + "]" * MAX_DEPTH + "}",
+        ):
+            with self.assertRaises((InvalidJSON, InvalidContent), msg=text[:20]):
+                check(text)
+
+    @given(st.text(alphabet='{}[]":,\\\\ud8e+-019.aE ', max_size=30))
+    def test_same_as_reading(self, text: str) -> None:
+        """It says the same as reading and writing the content does."""
+        try:
+            canonical(parse(text))
+        except (InvalidJSON, InvalidContent):
+            with self.assertRaises((InvalidJSON, InvalidContent)):
+                check(text)
+        else:
+            check(text)
 
 
 class CanonicalTests(SynchronousTestCase):

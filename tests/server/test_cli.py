@@ -12,11 +12,12 @@ from twisted.plugin import getPlugins
 from twisted.python.usage import UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
-from soledad.model.ids import BlobId, UserId
+from soledad.model.ids import BlobId, RecordName, UserId
 from soledad.server.cli import main
 from soledad.server.folder import DataFolder
 from soledad.server.service import Options, Parts, Workers, open_parts
 from soledad.streams import Budget, BytesProducer
+from soledad.wire.changes import Push, SealedRecord
 
 USER = UserId("alice")
 
@@ -188,3 +189,14 @@ class CheckTests(CommandTestCase):
         database = self.parts().accounts._database
         database.now(lambda connection: connection.execute(text("UPDATE users SET used = 7")))
         self.assertEqual(self.run_it("check", status=1), "total: alice: 7 bytes are counted, the user has 10\n")
+
+    def test_record(self) -> None:
+        """So is a record that is not what was stored."""
+        parts = self.parts()
+        pushed = SealedRecord(RecordName("0" * 64), b"sealed")
+        self.successResultOf(parts.records.push(USER, Push((pushed,), b"checkpoint"), None))
+        self.assertEqual(self.run_it("check"), "")
+        database = parts.accounts._database
+        database.now(lambda connection: connection.execute(text("UPDATE records SET data = x'00'")))
+        line = f"record: alice/{'0' * 64}: it is not what was stored\n"
+        self.assertEqual(self.run_it("check", status=1), line)

@@ -11,12 +11,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.errors import BadRequest, Unauthorized
 from soledad.model.blob import ByteRange
-from soledad.model.ids import BlobId, Namespace, UserId
+from soledad.model.ids import BlobId, Namespace, RecordName, UserId
+from soledad.wire.changes import CHOSEN_LIMIT, NAMES_LIMIT, RECORDS_LIMIT
 from soledad.wire.routes import (
     PAGE,
     PAGE_LIMIT,
     BlobRoute,
     ListRoute,
+    SyncRoute,
     authorization,
     format_range,
     parse_authorization,
@@ -197,3 +199,49 @@ class RangeTests(SynchronousTestCase):
         values: tuple[Any, ...] = ("", "bytes", "bytes=", "bytes=-", "bytes=5-3", "bytes=0-1,3-4", "lines=0-1")
         for value in (*values, "bytes=a-b", "bytes=+1-2", "bytes=\u0661-", "bytes=" + "9" * 19 + "-", "bytes=--1"):
             self.assertIsNone(parse_range(value, 10), value)
+
+
+NAMES = st.binary(min_size=32, max_size=32).map(lambda data: RecordName(data.hex()))
+
+
+class SyncRouteTests(SynchronousTestCase):
+    """A user's records."""
+
+    def test_paths(self) -> None:
+        """Paths are the specification's."""
+        one, two = RecordName("01" * 32), RecordName("02" * 32)
+        for route, path in (
+            (SyncRoute(USER), "/sync/alice"),
+            (SyncRoute(USER, since="7.ab"), "/sync/alice?since=7.ab"),
+            (SyncRoute(USER, since="7.ab", limit=0), "/sync/alice?since=7.ab&limit=0"),
+            (SyncRoute(USER, records=(one, two)), f"/sync/alice?records={one},{two}"),
+            (SyncRoute(USER, names=True, after=one, limit=5), f"/sync/alice?names=true&after={one}&limit=5"),
+        ):
+            self.assertEqual(route.path, path)
+
+    @given(
+        st.from_regex(r"[0-9A-Za-z.]{0,64}", fullmatch=True),
+        st.none() | st.integers(0, RECORDS_LIMIT),
+        st.sets(NAMES, max_size=CHOSEN_LIMIT),
+        st.none() | st.integers(1, NAMES_LIMIT),
+    )
+    def test_round_trip(self, since: str, limit: int | None, names: set[RecordName], most: int | None) -> None:
+        """What is built is what is parsed."""
+        for route in (
+            SyncRoute(USER, since, limit=limit),
+            SyncRoute(USER, records=tuple(sorted(names))),
+            SyncRoute(USER, names=True, after=min(names, default=RecordName("")), limit=most),
+        ):
+            path = route.path if "?" in route.path else f"{route.path}?names=false"
+            self.assertEqual(SyncRoute.parse(*taken_apart(path)), route)
+
+    def test_most(self) -> None:
+        """Without a limit it is the largest; of names there may be more than of records."""
+        limits = [SyncRoute(USER).most, SyncRoute(USER, names=True).most, SyncRoute(USER, limit=0).most]
+        self.assertEqual(limits, [RECORDS_LIMIT, NAMES_LIMIT, 0])
+
+    def test_bad(self) -> None:
+        """A user or a name that cannot be one, and a path of another length."""
+        for segments, query in ((["a/b"], {}), ([], {}), (["alice", "x"], {}), (["alice"], {"records": "AB" * 32})):
+            with self.assertRaises(BadRequest):
+                SyncRoute.parse(segments, query)
