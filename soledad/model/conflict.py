@@ -37,6 +37,8 @@ def _checked(version: Stored) -> Stored:
     rev = revision.render(revision.parse(version.rev))
     if not rev:
         raise InvalidIdentifier("revision", version.rev)
+    if rev == version.rev and not version.has_conflicts:
+        return version
     return evolve(version, rev=rev, has_conflicts=False)
 
 
@@ -94,6 +96,8 @@ def merge(stored: Versions | None, incoming: Versions, replica: str) -> Merged:
     :param stored: what it has before; `None`: nothing.
     :param replica: the store's own, which counts what has to be written here.
     """
+    if stored is None and not incoming.alternatives:
+        return Merged(Outcome.INSERTED, incoming, False)
     mine = [] if stored is None else list(stored)
     everything = _distinct([*mine, *incoming])
     newest = [version for version in everything if not _is_dominated(version, everything)]
@@ -128,7 +132,7 @@ def is_same(one: Stored, other: Stored) -> bool:
 
 def is_same_set(one: Versions, other: Versions) -> bool:
     """Tell whether two stores have the same versions, and the same one of them as the current one."""
-    return (
+    return one is other or (
         is_same(one.current, other.current)
         and len(one.alternatives) == len(other.alternatives)
         and all(_is_among(version, other.alternatives) for version in one.alternatives)

@@ -86,6 +86,9 @@ class Parts:
     user: UserId
     #: The server's URL.
     server: str
+    #: Brings this device's keyring and the server's in step, and fires with `False` if the server's was put back; is
+    #: given whether a person said that the server was restored.
+    settle_keyring: Callable[[bool], Deferred[bool]] | None = None
 
 
 @frozen
@@ -112,10 +115,15 @@ class Exchange:
     _known: Checkpoint | None = field(init=False)
     _history: str | None = field(init=False)
     _problems: dict[RecordName, Problem] = field(init=False)
+    #: Which of them there were before.
+    _before: frozenset[RecordName] = field(init=False)
     _untold: bool = field(init=False)
     #: Whether somebody said that the server was restored: what is older there is no offence.
     _lenient: bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
+    #: Whether the server's keyring was looked at, and whether it is older than it was.
+    _settled: bool = field(default=False, init=False)
+    _is_keyring_back: bool = field(default=False, init=False)
     #: The change number of the blobs that the server has told last.
     blobs: str = field(default="", init=False)
 
@@ -128,8 +136,10 @@ class Exchange:
         :raise UnknownKey: the checkpoint is sealed under a key that only a newer keyring has.
         :raise PreconditionFailed: other devices were quicker each time.
         """
-        await self._begin()
+        generation = None
         for attempt in range(ATTEMPTS):
+            await self._begin()
+            generation = self._look.generation if generation is None else generation
             await self._pull()
             try:
                 await self._push()
@@ -139,20 +149,20 @@ class Exchange:
                 await self._pause(attempt)
             else:
                 break
-        return self._look.generation
+        assert generation is not None
+        return generation
 
     async def _begin(self) -> None:
-        keyring = self._parts.keys.keyring.keyring
-        account = bytes.fromhex(record_name(keyring.names_key, DocId("")))
         look = await self._parts.journal.look()
-        if (look.standing.server, look.standing.account) != (self._parts.server, account):
-            await self._parts.journal.enter(self._parts.server, account)
+        if (look.standing.server, look.standing.account) != (self._parts.server, self._account):
+            await self._parts.journal.enter(self._parts.server, self._account)
             look = evolve(await self._parts.journal.look(), generation=look.generation)
         self._look = look
         self._standing, self._replica, self._pending = look.standing, look.replica, look.pending
         self._known = _decoded(look.standing.checkpoint)
         self._history = None if self._known else await self._parts.journal.history(self._parts.server)
         self._problems = {problem.name: problem for problem in look.problems}
+        self._before = frozenset(self._problems)
         self._untold = bool(look.untold)
         self._lenient = look.standing.restarting
 
@@ -190,8 +200,7 @@ class Exchange:
 
     async def _pull_pages(self) -> Found | None:
         """Take what changed; return the head, or `None` if it is the one that was accepted last."""
-        known = None if self._problems or self._standing.restarting else self._standing.head
-        following = self._parts.remote.pull(self._standing.cursor, known)
+        following = self._parts.remote.pull(self._standing.cursor, self._standing.head if self._is_well else None)
         while True:
             page = await following
             self._go_on()
@@ -211,6 +220,22 @@ class Exchange:
             except BaseException:
                 await _abandoned(following)
                 raise
+
+    @property
+    def _is_well(self) -> bool:
+        """Whether there is nothing to be looked at again if the head is the one that was accepted last."""
+        aside = any(one.reason is not Reason.TOO_BIG for one in self._problems.values())
+        return not aside and not self._standing.restarting and self._claimed == self._standing.digest
+
+    @property
+    def _claimed(self) -> int:
+        """
+        What the records are together by the checkpoint that was accepted.
+
+        After an incident that may be something else than what was shown here.  What is pushed goes on from it: else a
+        device from which something is withheld would state that there is no such thing.
+        """
+        return self._standing.digest if self._known is None else self._known.digest
 
     async def _take(self, records: Sequence[SealedRecord], cursor: str) -> None:
         """Take records, and go on behind them."""
@@ -243,9 +268,15 @@ class Exchange:
 
     async def _retry(self) -> None:
         """Look once more at what was set aside before: the server may have mended it, or the keyring may be newer."""
-        names = [one.name for one in self._look.problems if one.reason is not Reason.TOO_BIG][:CHOSEN_LIMIT]
-        self._look = evolve(self._look, problems=())
-        await self._fetch(names)
+        before, self._before = self._before, frozenset()
+        if any(one.reason is Reason.UNKNOWN_KEY for one in self._problems.values()):
+            await self._settle_keyring()
+        names = [
+            name
+            for name, one in self._problems.items()
+            if one.reason is not Reason.TOO_BIG and (name in before or one.reason is Reason.UNKNOWN_KEY)
+        ]
+        await self._fetch(names[:CHOSEN_LIMIT])
 
     async def _fetch(self, names: Sequence[RecordName]) -> None:
         """Take records by their names."""
@@ -260,6 +291,18 @@ class Exchange:
     # --- is it the truth? -----------------------------------------------------------------------------
 
     async def _open(self, sealed: SyncHead) -> Found:
+        """Open a checkpoint; with a newer keyring, if it takes one or speaks of one."""
+        try:
+            found = self._opened(sealed)
+            if found.checkpoint is None or found.checkpoint.keyring.generation <= self._keyring.generation:
+                return found
+        except UnknownKey:
+            if self._settled or self._parts.settle_keyring is None:
+                raise
+        await self._settle_keyring()
+        return self._opened(sealed)
+
+    def _opened(self, sealed: SyncHead) -> Found:
         if sealed.checkpoint is None:
             return Found(sealed, None)
         try:
@@ -270,6 +313,15 @@ class Exchange:
             return Found(sealed, None, is_forged=True)
         return Found(sealed, opened)
 
+    async def _settle_keyring(self) -> None:
+        """Look for a newer keyring, once."""
+        if self._settled or self._parts.settle_keyring is None:
+            return
+        self._settled = True
+        if not await self._parts.settle_keyring(self._standing.restarting):
+            self._is_keyring_back = True
+        self._go_on()
+
     def _judge(self, head: Found, digest: int) -> Verdict:
         if head.checkpoint is None:
             is_wrong = head.is_forged or (self._known is not None and not self._standing.restarting)
@@ -278,6 +330,8 @@ class Exchange:
         if self._standing.restarting:
             # All else is what a backup looks like.
             verdict = evolve(verdict, found=verdict.found & {IncidentKind.STATE_DIFFERS})
+        if self._is_keyring_back:
+            verdict = evolve(verdict, found=verdict.found | {IncidentKind.KEYRING_BACK})
         return verdict
 
     async def _look_for_copy(self, head: Found) -> None:
@@ -357,7 +411,13 @@ class Exchange:
             for one in of_records
         ]
         of_state = kinds - {incident.kind for incident, _ in incidents}
-        incidents += [(Incident(kind, now, self._replica), head.sealed.tag or "") for kind in sorted(of_state)]
+        tag, digest = head.sealed.tag or "", 0 if head.checkpoint is None else head.checkpoint.digest
+        # As long as the same is missing, it is the same.
+        difference = f"{(digest - self._standing.digest) % (1 << 256):x}"
+        incidents += [
+            (Incident(kind, now, self._replica), difference if kind is IncidentKind.STATE_DIFFERS else tag)
+            for kind in sorted(of_state)
+        ]
         new = await self._parts.journal.note(incidents)
         self._untold = self._untold or bool(new)
         for incident in new:
@@ -376,8 +436,10 @@ class Exchange:
             count = max(count, pending.count)
         if self._standing.restarting:
             self._known = _restarted(self._known, head.checkpoint)
-        else:
-            self._known = head.checkpoint or self._known
+        elif head.checkpoint is not None:
+            self._known = head.checkpoint
+        if self._known is not None and (self._standing.restarting or head.checkpoint is None):
+            self._known = evolve(self._known, digest=self._standing.digest)
         now = evolve(
             self._standing,
             head=head.sealed.tag,
@@ -459,10 +521,13 @@ class Exchange:
             keyring.digest_key,
             partial(_sealed, keyring),
             PUSH_LIMIT - CHECKPOINT_LIMIT - 64,
-            list(self._problems.values()),
+            [one for one in self._problems.values() if one.reason is not Reason.TOO_BIG],
         )
 
     async def _seal(self, plan: PushPlan) -> Pending:
+        if self._account != self._standing.account:
+            # The keyring was joined with another one meanwhile: begin anew.
+            raise PreconditionFailed()
         look = await self._parts.journal.look()
         now = int(self._parts.time())
         commit = Commit(self._standing.count + 1, urandom(16).hex(), now)
@@ -471,7 +536,8 @@ class Exchange:
         if mark.generation < before.keyring.generation:
             mark = before.keyring
         found = tuple(checkpoints.Incident(one.time, one.device, one.kind) for one in look.untold)
-        after = checkpoints.committed(before, self._replica, commit, plan.digest, mark, found)
+        digest = (self._claimed + plan.digest - self._standing.digest) % (1 << 256)
+        after = checkpoints.committed(before, self._replica, commit, digest, mark, found)
         sealed = seal_checkpoint(self._keyring.current, self._parts.user, urandom(SALT_SIZE), after)
         push = Push(plan.records, sealed)
         pending = Pending(
@@ -505,6 +571,11 @@ class Exchange:
     @property
     def _keyring(self) -> Keyring:
         return self._parts.keys.keyring.keyring
+
+    @property
+    def _account(self) -> bytes:
+        """Which keys names are made with: what they make of no document."""
+        return bytes.fromhex(record_name(self._keyring.names_key, DocId("")))
 
     @property
     def _commit(self) -> Commit | None:

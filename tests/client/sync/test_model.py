@@ -304,5 +304,5 @@ class DevicesTests(SynchronousTestCase):
         """All devices come to have the same, and nothing is lost."""
         DevicesMachine.test = self
         run_state_machine_as_test(  # type: ignore[no-untyped-call]
-            DevicesMachine, settings=settings(max_examples=examples(30), stateful_step_count=60)
+            DevicesMachine, settings=settings(max_examples=examples(8), stateful_step_count=60)
         )

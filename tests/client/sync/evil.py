@@ -1,0 +1,93 @@
+"""A server that does as it likes with what it keeps: for the tests of what is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any
+
+from attrs import define, frozen
+from sqlalchemy import Connection, delete, insert, select, update
+
+from soledad.model.ids import RecordName
+from soledad.server.schema import records, sync_heads, sync_pushes
+from soledad.testing import MemoryServer
+
+_TABLES = (records, sync_heads, sync_pushes)
+
+
+@frozen
+class Snapshot:
+    """All that a server has of documents, at some time."""
+
+    rows: tuple[tuple[dict[str, Any], ...], ...]
+
+
+@define(eq=False)
+class Evil:
+    """What the owner of a server can do to it."""
+
+    server: MemoryServer
+
+    def snapshot(self) -> Snapshot:
+        """Copy everything."""
+
+        def read(connection: Connection) -> Snapshot:
+            return Snapshot(
+                tuple(tuple(dict(row._mapping) for row in connection.execute(select(table))) for table in _TABLES)
+            )
+
+        return self._do(read)
+
+    def put_back(self, snapshot: Snapshot) -> None:
+        """Have what there was at that time, and nothing else."""
+
+        def write(connection: Connection) -> None:
+            for table, rows in zip(_TABLES, snapshot.rows, strict=True):
+                connection.execute(delete(table))
+                for row in rows:
+                    connection.execute(insert(table).values(**row))
+
+        self._do(write)
+
+    def names(self) -> list[RecordName]:
+        """Return the names of all records, in the order in which they were changed."""
+        query = select(records.c.name).order_by(records.c.number)
+        return self._do(lambda connection: [RecordName(name.hex()) for name in connection.execute(query).scalars()])
+
+    def record(self, name: RecordName) -> bytes:
+        """Return a record."""
+        query = select(records.c.data).where(records.c.name == bytes.fromhex(name))
+        data: bytes = self._do(lambda connection: connection.execute(query).scalar_one())
+        return data
+
+    def replace(self, name: RecordName, data: bytes) -> None:
+        """Have another record under a name, as if it were new."""
+        self.drop(name)
+
+        def write(connection: Connection) -> None:
+            (user,) = connection.execute(select(sync_heads.c.user_id)).scalars()
+            number = connection.execute(select(sync_heads.c.number)).scalar_one() + 1
+            row = {"name": bytes.fromhex(name), "hash": sha256(data).digest(), "size": len(data), "data": data}
+            connection.execute(update(records).where(records.c.number == number).values(number=-number))
+            connection.execute(insert(records).values(user_id=user, number=number, **row))
+
+        self._do(write)
+
+    def drop(self, name: RecordName) -> None:
+        """Have no record under a name."""
+        self._do(lambda connection: connection.execute(delete(records).where(records.c.name == bytes.fromhex(name))))
+
+    def checkpoint(self, data: bytes | None = None) -> bytes:
+        """Return the checkpoint, after it was replaced, if another one is given."""
+
+        def exchange(connection: Connection) -> bytes:
+            before: bytes = connection.execute(select(sync_heads.c.checkpoint)).scalar_one()
+            if data is not None:
+                connection.execute(update(sync_heads).values(checkpoint=data, etag=sha256(data).hexdigest()))
+            return before
+
+        return self._do(exchange)
+
+    def _do(self, unit: Callable[[Connection], Any]) -> Any:
+        return self.server._accounts._database.now(unit, True)
