@@ -144,8 +144,6 @@ class EventsArea:
         streams.append(stream)
         if len(streams) > STREAMS:
             streams[0].tell(None)
-        # What changed since the state was read, and before anybody could tell.
-        self._look({user})
         if self._timer is None:
             self._timer = self._clock.callLater(POLL_SECONDS, self._poll)
 

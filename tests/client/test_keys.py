@@ -609,6 +609,15 @@ class ChangeTests(Case):
         # A lost answer is found out by asking.
         self.assertEqual(outcomes, {(False, False), (True, True)})
 
+    def test_lost_answer(self) -> None:
+        """When just the answer is lost, the server is asked, and the change has succeeded."""
+        server = self.server.connect(USER)
+        server.keys = Lost(server.keys, lambda: None)
+        store = self.open(self.folders[1], FIRST, server)
+        self.now(self.change(store, SECOND))
+        self.assertEqual(held(store).shared.encode(), self.on_server())
+        self.assertTrue(held(store).is_backed_up)
+
     def test_lost_for_good(self) -> None:
         """The server was told, and cannot be reached since: the old one opens the device here, the new one there."""
         server = self.server.connect(USER)
