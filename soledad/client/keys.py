@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from functools import partial
 from os import urandom
+from threading import Event
 from typing import Any, Protocol
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from soledad.client.interfaces import IRemoteKeys
@@ -175,7 +176,7 @@ class Keys:
         if credential is None or (mine.known is not None and not asked):
             raise KeyringChanged()
         try:
-            theirs = await self._worker.run(open_shared, mine.uuid, shared, credential, mine.device_key)
+            theirs = await self._derive(partial(open_shared, mine.uuid, shared, credential, mine.device_key))
         except WrongPassphrase:
             if asked:
                 raise
@@ -201,12 +202,12 @@ class Keys:
 
     async def _change(self, make: Change) -> None:
         if self._remote is None:
-            await self._save(await self._worker.run(make, self._local.keyring))
+            await self._save(await self._derive(partial(make, self._local.keyring)))
             return
         for _ in range(ATTEMPTS):
             await self._noted(partial(self._settle, None))
             before = self._local.keyring
-            if await self._push(await self._worker.run(make, before), before.shared):
+            if await self._push(await self._derive(partial(make, before)), before.shared):
                 return
         raise ServerFailed()
 
@@ -223,6 +224,14 @@ class Keys:
                 raise
         await self._save(keyring.backed_up())
         return True
+
+    async def _derive(self, call: Callable[[], OpenKeyring]) -> OpenKeyring:
+        """Do in a worker what takes the time of a passphrase; cancelled meanwhile, this ends when that has ended."""
+        stop = Event()
+        keyring = await self._worker.run(call, stop=stop)
+        if stop.is_set():
+            raise CancelledError()
+        return keyring
 
     async def _save(self, keyring: OpenKeyring) -> None:
         await completed(self._worker.run(self._local.save_keyring, keyring))

@@ -719,6 +719,19 @@ class RaceTests(Case):
         self.assertEqual(held(store).keyring.account, held(made[0]).keyring.account)
         self.assertEqual(len(held(store).roots), 2)
 
+    def test_cancelled(self) -> None:
+        """A change that is cancelled while the passphrase takes its time changes nothing, here or there."""
+        for server in (None, False):
+            store = self.open(self.folder(), FIRST, server)
+            before = held(store)
+            worker = HeldWorker()
+            store._keys._worker = worker
+            changing = self.change(store, SECOND)
+            worker.step(changing.cancel)
+            self.fails(changing, CancelledError)
+            self.assertEqual((worker.waiting, held(store)), (0, before))
+        self.now(self.now(self.opening(self.folder(), FIRST)).close())
+
     def test_at_once_on_one_device(self) -> None:
         """Changes on one device are made one after the other."""
         store = self.open(self.folder())

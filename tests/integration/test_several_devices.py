@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from soledad import Soledad
@@ -93,3 +94,17 @@ class SeveralDevicesTests(TestCase):
         found = await device.get_doc("doc")
         assert found is not None
         self.assertEqual(await found.read_attachment(), b"data")
+
+    async def test_follow(self) -> None:
+        """What is written on one device is on the other soon, though nobody calls for a sync."""
+        devices = [await self.device("passphrase") for _ in range(2)]
+        followings = [device.follow() for device in devices]
+        arrived: Deferred[None] = Deferred()
+        devices[1].subscribe(lambda *change: arrived.callback(None), "doc")
+        await devices[0].create_doc({"n": 1}, "doc")
+        await arrived
+        doc = await devices[1].get_doc("doc")
+        assert doc is not None
+        self.assertEqual(doc.content, {"n": 1})
+        self.assertEqual([following.problem for following in followings], [None, None])
+        await followings[0].stop()
