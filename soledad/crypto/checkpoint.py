@@ -23,7 +23,7 @@ from soledad.crypto.keyring import OpenKeyring, SharedPart
 from soledad.crypto.slots import Fields
 from soledad.errors import MalformedCheckpoint
 from soledad.model.ids import RecordName, UserId
-from soledad.model.tampering import IncidentKind
+from soledad.model.tampering import IncidentKind as IncidentKind
 from soledad.wire.container import Purpose
 
 VERSION = 1

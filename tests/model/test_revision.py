@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.errors import InvalidIdentifier
-from soledad.model.revision import Vector, following, incremented, is_concurrent, is_newer, maximum, parse, render
+from soledad.model.revision import (
+    Vector,
+    counted,
+    following,
+    incremented,
+    is_concurrent,
+    is_newer,
+    maximum,
+    parse,
+    reissued,
+    render,
+)
 
 replicas = st.text("0123456789abcdef", min_size=1, max_size=3)
 vectors = st.dictionaries(replicas, st.integers(1, 5), max_size=5)
@@ -115,3 +126,26 @@ class RevisionTests(SynchronousTestCase):
             self.assertTrue(top == rev or is_newer(top, rev))
         for replica, counter in parse(top).items():
             self.assertIn(counter, (parse(one).get(replica), parse(other).get(replica)))
+
+
+class ReissuedTests(SynchronousTestCase):
+    """Counting under another name what a replica counted."""
+
+    def test_table(self) -> None:
+        """What is known stays; all beyond is one change of the new name."""
+        for rev, known, expected in (
+            ("a:3", {}, "n:1"),
+            ("a:3", {"a": 2}, "a:2|n:1"),
+            ("a:3", {"a": 3}, "a:3"),
+            ("a:3", {"a": 4}, "a:3"),
+            ("a:3|b:1", {"a": 1}, "a:1|b:1|n:1"),
+            ("a-1:1|a:2", {"a": 2}, "a:2|n:1"),
+            ("ab:1", {}, "ab:1"),
+            ("b:1", {}, "b:1"),
+        ):
+            with self.subTest(rev=rev, known=known):
+                self.assertEqual(reissued(rev, "a", known, "n"), expected)
+
+    def test_counted(self) -> None:
+        """A replica's count is its own, and not that of a longer name."""
+        self.assertEqual([counted(rev, "a") for rev in ("a:3|b:1", "ab:2", "b:1")], [3, 0, 0])

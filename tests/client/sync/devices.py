@@ -61,7 +61,8 @@ def put_between(store: Soledad, **what: Any) -> Between:
     parts = store._syncing.parts
     remote: Any = parts.remote
     between = Between(remote.remote if isinstance(remote, Between) else remote, **what)
-    store._syncing.parts = evolve(parts, remote=between)
+    remote = between
+    store._syncing.parts = evolve(parts, remote=remote)
     return between
 
 

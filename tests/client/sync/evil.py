@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, frozen
 from sqlalchemy import Connection, delete, insert, select, update
@@ -12,6 +12,8 @@ from sqlalchemy import Connection, delete, insert, select, update
 from soledad.model.ids import RecordName
 from soledad.server.schema import records, sync_heads, sync_pushes
 from soledad.testing import MemoryServer
+
+T = TypeVar("T")
 
 _TABLES = (records, sync_heads, sync_pushes)
 
@@ -58,8 +60,7 @@ class Evil:
     def record(self, name: RecordName) -> bytes:
         """Return a record."""
         query = select(records.c.data).where(records.c.name == bytes.fromhex(name))
-        data: bytes = self._do(lambda connection: connection.execute(query).scalar_one())
-        return data
+        return self._do(lambda connection: bytes(connection.execute(query).scalar_one()))
 
     def replace(self, name: RecordName, data: bytes) -> None:
         """Have another record under a name, as if it were new."""
@@ -76,7 +77,8 @@ class Evil:
 
     def drop(self, name: RecordName) -> None:
         """Have no record under a name."""
-        self._do(lambda connection: connection.execute(delete(records).where(records.c.name == bytes.fromhex(name))))
+        dropping = delete(records).where(records.c.name == bytes.fromhex(name))
+        self._do(lambda connection: connection.execute(dropping))
 
     def checkpoint(self, data: bytes | None = None) -> bytes:
         """Return the checkpoint, after it was replaced, if another one is given."""
@@ -89,5 +91,6 @@ class Evil:
 
         return self._do(exchange)
 
-    def _do(self, unit: Callable[[Connection], Any]) -> Any:
-        return self.server._accounts._database.now(unit, True)
+    def _do(self, unit: Callable[[Connection], T]) -> T:
+        result: T = self.server._accounts._database.now(unit, True)
+        return result

@@ -24,7 +24,7 @@ class CopiesTests(DevicesTestCase):
     def contents(self, store: Soledad, doc_id: str) -> list[int]:
         """Return what all versions of a document have."""
         docs = self.now(store.get_doc_conflicts(doc_id))
-        return sorted(doc.content["n"] for doc in docs) if docs else [self.content(store, doc_id)["n"]]
+        return sorted((doc.content or {})["n"] for doc in docs) if docs else [self.content(store, doc_id)["n"]]
 
     def test_more_changes(self) -> None:
         """What the copy wrote is not taken for something that the other knew, however often that one wrote."""

@@ -9,6 +9,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from soledad.deferreds import unawaited
 from soledad.errors import SoledadError, StaleToken
 from soledad.wire.changes import (
     Idle,
@@ -76,7 +77,7 @@ class FuzzedTests(DevicesTestCase):
     def attempt(self, store: Any) -> None:
         """Sync, which succeeds, or fails with an error of ours."""
         outcome: list[Any] = []
-        store.sync().addBoth(outcome.append)
+        unawaited(store.sync().addBoth(outcome.append))
         for _ in range(20):
             store._reactor.advance(5)
         if not isinstance(outcome[0], int):
@@ -109,6 +110,6 @@ class FuzzedTests(DevicesTestCase):
         if isinstance(answer, SyncHead):
             return self.altered(chance, SyncPage((), answer, False)).head
         encode, decode = (encode_page, decode_page) if isinstance(answer, SyncPage) else (encode_names, decode_names)
-        body = bytearray(encode(answer))  # type: ignore[operator]
+        body = bytearray(encode(answer))
         body[chance.randrange(len(body))] ^= chance.randint(1, 255)
         return decode(bytes(body))

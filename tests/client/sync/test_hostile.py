@@ -121,7 +121,7 @@ class RecordTests(HostileTestCase):
         self.sync(self.one)
         whole = self.evil.snapshot()
         self.evil.drop(self.evil.names()[-2])
-        between = put_between(self.two, before=lambda name, number: number and self.evil.put_back(whole))
+        between = put_between(self.two, before=lambda name, number: self.evil.put_back(whole) if number else None)
         self.sync(self.two)
         self.assertEqual(self.kinds(self.two), set())
         self.assertEqual([self.content(self.two, doc_id) for doc_id in "def"], [{"n": 1}] * 3)
@@ -294,7 +294,7 @@ class RestoreTests(HostileTestCase):
         self.put(three, "a", {"n": 3})
         self.sync(three)
         self.now(self.one.accept_server_restore())
-        contents = [doc.content["n"] for doc in self.now(self.one.get_doc_conflicts("a"))]
+        contents = [(doc.content or {})["n"] for doc in self.now(self.one.get_doc_conflicts("a"))]
         self.assertEqual(sorted(contents), [1, 3])
 
     def test_emptied(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 
 from soledad import Document, Reason, Soledad
+from soledad.deferreds import unawaited
 from soledad.errors import ConnectionFailed, PreconditionFailed, QuotaExceeded, StoreClosed
 from soledad.testing import MemoryServer
 from tests.client.sync.devices import DevicesTestCase, put_between
@@ -77,7 +78,12 @@ class InterruptedTests(DevicesTestCase):
         assert kept is not None
         self.put(self.one, "a", {"n": 2})
         one = self.reopen(self.one)
-        between = put_between(one, after=lambda name, number, answer: sent.append(answer) or answer)
+
+        def see(name: str, number: int, answer: Any) -> Any:
+            sent.append(answer)
+            return answer
+
+        between = put_between(one, after=see)
         self.sync(one)
         self.assertEqual(between.calls, ["pull", "push", "push"])
         self.assertEqual(sent[1].tag, kept.tag)
@@ -279,7 +285,7 @@ class CancelledTests(DevicesTestCase):
 
         put_between(store, **{"after" if after else "before": cancel})
         outcome: list[Any] = []
-        store.sync().addBoth(outcome.append)
+        unawaited(store.sync().addBoth(outcome.append))
         if not isinstance(outcome[0], int):
             outcome[0].trap(CancelledError)
 

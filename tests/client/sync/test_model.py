@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad import Soledad
+from soledad.deferreds import unawaited
 from soledad.errors import ConnectionFailed, PreconditionFailed
 from soledad.testing import MemoryServer, make_store
 from tests.client.sync.devices import put_between, second_device
@@ -208,8 +209,7 @@ class DevicesMachine(RuleBasedStateMachine):
         """Sync, which may fail, or wait for its turn for ever."""
         put_between(device.store, **what)
         outcome: list[Any] = []
-        work = device.store.sync()
-        work.addBoth(outcome.append)
+        unawaited(device.store.sync().addBoth(outcome.append))
         for _ in range(40):
             if outcome:
                 break
@@ -303,6 +303,4 @@ class DevicesTests(SynchronousTestCase):
     def test_devices(self) -> None:
         """All devices come to have the same, and nothing is lost."""
         DevicesMachine.test = self
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
-            DevicesMachine, settings=settings(max_examples=examples(8), stateful_step_count=60)
-        )
+        run_state_machine_as_test(DevicesMachine, settings=settings(max_examples=examples(8), stateful_step_count=60))
