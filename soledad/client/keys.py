@@ -30,12 +30,12 @@ from soledad.errors import (
     KeyringRolledBack,
     MalformedKeyring,
     NoServer,
+    PreconditionFailed,
     RetriableTransferError,
     ServerFailed,
     SoledadError,
     WrongPassphrase,
 )
-from soledad.errors import PreconditionFailed as Swapped
 
 #: How often another device may be quicker before the server counts as too busy.
 ATTEMPTS = 5
@@ -85,14 +85,24 @@ class Keys:
         :raise KeyringChanged: the server has another keyring.
         :raise MalformedKeyring: what the server has is none.
         """
-        if self._met and self._local.keyring.is_backed_up:
+        if not self._is_ready:
+            await self._turn.run(self._become_ready)
+
+    @property
+    def _is_ready(self) -> bool:
+        return self._met and self._local.keyring.is_backed_up
+
+    async def _become_ready(self) -> None:
+        # Whoever was before this one may have asked already.
+        if self._is_ready:
             return
         try:
-            await self.settle()
+            await self._noted(partial(self._settle, None))
         except KeyringRolledBack:
             # The server had ours, and the sync says what is to be done now.
             if not self._local.keyring.is_backed_up:
                 raise
+            self._met = True
 
     async def settle(self, credential: Credential | None = None, restored: bool = False) -> None:
         """
@@ -216,7 +226,7 @@ class Keys:
         remote = self._server()
         try:
             await remote.put(keyring.shared.encode(), None if replaced is None else replaced.digest)
-        except Swapped:
+        except PreconditionFailed:
             return False
         except RetriableTransferError:
             # Perhaps only the answer was lost.

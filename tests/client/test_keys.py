@@ -461,9 +461,38 @@ class ApartTests(Case):
         self.now(doc.upload_attachment())
         self.assertEqual(self.on_server(), held(store).shared.encode())
 
+    def test_asked_once(self) -> None:
+        """Of many that want to send something at the same time, one asks."""
+        store = self.open(self.folder(), FIRST, False)
+        slow = Slow()
+        store._keys._remote = slow
+        waiting = [Deferred.fromCoroutine(store._keys.ready()) for _ in range(3)]
+        slow.answers[0].callback(held(store).shared.encode())
+        for ready in waiting:
+            self.now(ready)
+        self.now(Deferred.fromCoroutine(store._keys.ready()))
+        self.assertEqual(len(slow.answers), 1)
+
     def test_no_server(self) -> None:
         """Without a server there is nothing to adopt."""
         self.fails(Deferred.fromCoroutine(self.open(self.folder(), FIRST, False)._keys.adopt(FIRST)), NoServer)
+
+
+@implementer(IRemoteKeys)
+@define(eq=False)
+class Slow:
+    """A server that answers when a test says so."""
+
+    answers: list[Deferred[bytes]] = field(factory=list, init=False)
+
+    def get(self) -> Deferred[bytes]:
+        """See `IRemoteKeys`."""
+        self.answers.append(Deferred())
+        return self.answers[-1]
+
+    def put(self, data: bytes, replaced: bytes | None) -> Deferred[None]:
+        """See `IRemoteKeys`."""
+        raise AssertionError("nothing is to be put")
 
 
 class ChangeTests(Case):
