@@ -19,7 +19,7 @@ from soledad.errors import (
 from soledad.model.blob import ByteRange
 from soledad.model.ids import BlobId
 from soledad.streams import BytesProducer, MemoryConsumer
-from soledad.testing import MemoryServer
+from soledad.testing import MemoryServer, make_store
 
 ID = BlobId("some-blob")
 DATA = bytes(range(256)) * 1024
@@ -49,6 +49,21 @@ class MemoryServerTests(SynchronousTestCase):
         """What is stored can be read, without a reactor."""
         self.successResultOf(self.put())
         self.assertEqual(self.get(), DATA)
+
+    def test_second_device(self) -> None:
+        """A second store of a user has the keys of the first; one that began apart joins when it is opened again."""
+        first, second = make_store(self, self.server), make_store(self, self.server)
+        self.assertEqual(first._local.keyring.keyring, second._local.keyring.keyring)
+        self.assertNotEqual(first._local.keyring.device_key, second._local.keyring.device_key)
+        self.server.disconnect()
+        folder = self.mktemp()
+        third = make_store(self, self.server, data_dir=folder)
+        self.assertNotEqual(third._local.keyring.roots, first._local.keyring.roots)
+        self.successResultOf(third.close())
+        self.server.heal()
+        third = make_store(self, self.server, data_dir=folder)
+        self.assertEqual(third._local.keyring_state().account, first._local.keyring_state().account)
+        self.assertEqual(len(third._local.keyring.roots), 2)
 
     def test_users(self) -> None:
         """Users are made on demand, once; their blobs are their own."""

@@ -37,6 +37,7 @@ from soledad.model.syncing import Known, Look, Outgoing, Pending, Pulled, Sent, 
 from soledad.model.tampering import Incident, Problem, TamperPolicy
 from soledad.model.transfer import Direction, Queued
 from soledad.wire.changes import NAMES_LIMIT, RECORDS_LIMIT, Idle, NamesPage, Push, SyncHead, SyncPage
+from soledad.wire.events import Heads
 from soledad.wire.listing import Page
 from soledad.wire.routes import ListRoute
 
@@ -610,6 +611,44 @@ class IRemoteBlobs(Interface):
 
         :raise BlobNotFound: there is no such blob.
         :raise BlobBusy: it is PROCESSING already.
+        """
+
+
+class IRemoteEvents(Interface):
+    """What the server tells of one user's things; errors as `IRemoteBlobs`."""
+
+    def listen(on_heads: Callable[[Heads], object]) -> Deferred[None]:
+        """
+        Call ``on_heads`` with the state of things at once, and with each later one, until this is cancelled.
+
+        Of states that follow each other quickly some may be left out, never the last.
+
+        :return: fires when the server has ended it: it may be begun again.
+        """
+
+
+class IRemoteKeys(Interface):
+    """
+    One user's keyring on the server: its shared part, opaque to the server; errors as `IRemoteBlobs`.
+
+    What it is worth, who has keys has to say.
+    """
+
+    def get() -> Deferred[bytes]:
+        """
+        Return what the server has.
+
+        :raise KeyringNotFound: there is none.
+        """
+
+    def put(data: bytes, replaced: bytes | None) -> Deferred[None]:
+        """
+        Store ``data`` in the place of what the server has.
+
+        :param replaced: SHA-256 of what that must be; `None`: there must be nothing.
+        :return: fires once it is durable.
+        :raise PreconditionFailed: something else is there, which is untouched.
+        :raise TooLarge: the server takes no keyring of that size.
         """
 
 

@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 import soledad
-from soledad import Document, Soledad, SoledadError
+from soledad import Document, Soledad, SoledadError, TamperPolicy
 from soledad.client.local.files import INLINE_LIMIT
 from soledad.errors import InvalidPassphrase, NoServer, StoreClosed, StoreInUse, UsageError
 from soledad.streams import Budget, MemoryConsumer, WorkerConsumer
@@ -28,14 +28,19 @@ SECRET = "sesame-sesame"
 
 #: Arguments for each public method that returns a Deferred.
 OF_THE_STORE: dict[str, Callable[[Document], tuple[Any, ...]]] = {
+    "accept_server_restore": lambda doc: (),
+    "adopt_keyring": lambda doc: ("new",),
     "change_passphrase": lambda doc: ("new",),
+    "checkpoint_code": lambda doc: (),
     "create_doc": lambda doc: ({},),
     "create_doc_from_json": lambda doc: ("{}",),
     "create_index": lambda doc: ("index", "name"),
+    "create_recovery_code": lambda doc: (),
     "create_text_index": lambda doc: ("text", "name"),
     "delete_doc": lambda doc: (doc,),
     "delete_index": lambda doc: ("index",),
     "delete_text_index": lambda doc: ("text",),
+    "devices": lambda doc: (),
     "get_all_docs": lambda doc: (),
     "get_count_from_index": lambda doc: ("index", "value"),
     "get_doc": lambda doc: ("a",),
@@ -44,12 +49,19 @@ OF_THE_STORE: dict[str, Callable[[Document], tuple[Any, ...]]] = {
     "get_from_index": lambda doc: ("index", "value"),
     "get_index_keys": lambda doc: ("index",),
     "get_range_from_index": lambda doc: ("index", "a", "b"),
+    "incidents": lambda doc: (),
     "list_indexes": lambda doc: (),
     "list_text_indexes": lambda doc: (),
     "put_doc": lambda doc: (doc,),
     "put_docs": lambda doc: ([doc],),
     "resolve_doc": lambda doc: (doc, [doc.rev]),
+    "rotate_root": lambda doc: (),
     "search": lambda doc: ("text", "word"),
+    "set_tamper_policy": lambda doc: (TamperPolicy.WARN,),
+    "stop_sync": lambda doc: (),
+    "sync": lambda doc: (),
+    "sync_problems": lambda doc: (),
+    "tamper_policy": lambda doc: (),
     "whats_changed": lambda doc: (),
 }
 OF_DOCUMENTS: dict[str, Callable[[Document], tuple[Any, ...]]] = {
@@ -125,7 +137,7 @@ class PassphraseTests(SoledadTestCase):
     def test_one_after_the_other(self) -> None:
         """Two changes at once are carried out in their order, as each replaces the file that the other has written."""
         worker = HeldWorker()
-        self.patch(self.store._workers, "files", worker)
+        self.patch(self.store._keys, "_worker", worker)
         first, second = self.store.change_passphrase("first"), self.store.change_passphrase("second")
         self.assertEqual(worker.waiting, 1)
         first.cancel()

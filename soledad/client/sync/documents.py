@@ -554,6 +554,18 @@ class Exchange:
         self._go_on()
         return pending
 
+    # --- what came of it ------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> str | None:
+        """The tag of the head that was accepted last."""
+        return self._standing.head
+
+    @property
+    def keyring_mark(self) -> KeyringMark | None:
+        """Which keyring the device had that made the last checkpoint."""
+        return None if self._known is None else self._known.keyring
+
     # --- what it stands on ----------------------------------------------------------------------------
 
     @property
