@@ -126,7 +126,7 @@ class MemoryServer:
         backend.store = self._bytes
         self._accounts = Accounts(database, self.clock.seconds)
         self._tokens: dict[str, str] = {}
-        self._door = _Door(make_root(backend, self._accounts, records=Records(database, quota)))
+        self._door = _Door(make_root(backend, self._accounts, records=Records(database, quota, self.clock.seconds)))
         self._network = _Network(self.clock, make_site(self._door, self.clock, budget))  # type: ignore[arg-type]
         self._agent: ServerAgent | None = None
 

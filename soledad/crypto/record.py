@@ -121,7 +121,9 @@ def parse(data: bytes) -> Versions:
             raise MalformedRecord("version")
         doc_id = ids.doc_id(_text(fields, 2))
         count = fields.number(2)
-        first, others = _parsed(fields, doc_id), _others(fields, data, doc_id, count - 1)
+        start = fields.position
+        first = _parsed(fields, doc_id)
+        others = _others(fields, data, doc_id, count - 1, data[start : fields.position])
         versions = Versions(first, others)
     except UsageError as error:
         # The error's own text may quote the document.
@@ -133,8 +135,8 @@ def parse(data: bytes) -> Versions:
     return versions
 
 
-def _others(fields: Fields, data: bytes, doc_id: DocId, count: int) -> list[Stored]:
-    """Read the alternatives, which must be in order; they are told apart by their bytes."""
+def _others(fields: Fields, data: bytes, doc_id: DocId, count: int, current: bytes) -> list[Stored]:
+    """Read the alternatives, which must be in order, and not ``current``; they are told apart by their bytes."""
     if count < 0:
         raise MalformedRecord("no version")
     others: list[Stored] = []
@@ -143,7 +145,7 @@ def _others(fields: Fields, data: bytes, doc_id: DocId, count: int) -> list[Stor
         start = fields.position
         others.append(_parsed(fields, doc_id))
         this = others[-1].rev, data[start : fields.position]
-        if this <= last:
+        if this <= last or this[1] == current:
             raise MalformedRecord("alternatives are not in order")
         last = this
     return others

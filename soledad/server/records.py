@@ -2,7 +2,8 @@
 The sealed records of users' documents, in SQL: the newest of each name, with the number of its change.
 
 Numbers are given out by pushes, one for each record.  A number counts only with the random tag of the push that gave it
-out, so a cursor of a history that a restored backup does not have is told from ours.
+out, so a cursor of a history that a restored backup does not have is told from ours.  Tags are forgotten after half a
+year: then a number counts with the tag of the push behind, and a cursor from before is unknown.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
 from secrets import token_hex
+from time import time
 from typing import Any
 
 from attrs import define
@@ -22,12 +24,14 @@ from zope.interface import implementer
 from soledad.errors import NoSuchUser, PreconditionFailed, QuotaExceeded, StaleToken
 from soledad.model.ids import RecordName, UserId
 from soledad.server.database import Database
-from soledad.server.index import blobs_head
+from soledad.server.index import TOMBSTONE_LIFETIME, blobs_head
 from soledad.server.interfaces import IRecordsBackend
 from soledad.server.schema import records, reservations, sync_heads, sync_pushes, users
 from soledad.wire.changes import PAGE_SIZE, Idle, NamedHash, NamesPage, Push, SealedRecord, SyncHead, SyncPage
 
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9a-f]{16})", re.ASCII)
+#: How long a cursor is known at least once another push was made, in seconds.
+CURSOR_LIFETIME = TOMBSTONE_LIFETIME
 #: Records that are looked at in one go.
 _CHECKED = 1000
 
@@ -40,6 +44,8 @@ class Records:
     _database: Database
     #: Bytes that a user may store who has no quota of their own; none: as much as there is room.
     _default_quota: int | None = None
+    #: Unix time, seconds.
+    _clock: Callable[[], float] = time
     #: Makes the tags of pushes.
     _new_tag: Callable[[], str] = lambda: token_hex(8)
 
@@ -61,7 +67,8 @@ class Records:
 
     def push(self, user: UserId, push: Push, follows: str | None) -> Deferred[SyncHead]:
         """See `IRecordsBackend`."""
-        unit = partial(_push, user=user, push=push, follows=follows, default=self._default_quota, tag=self._new_tag())
+        tag, date = self._new_tag(), int(self._clock())
+        unit = partial(_push, user=user, push=push, follows=follows, default=self._default_quota, tag=tag, date=date)
         return self._database.write(unit)
 
     def damaged(self, after: tuple[UserId, str] | None) -> Deferred[tuple[list[str], tuple[UserId, str] | None]]:
@@ -181,7 +188,7 @@ def _loaded(connection: Connection, statement: Select[Any]) -> tuple[SealedRecor
 
 
 def _push(
-    connection: Connection, user: UserId, push: Push, follows: str | None, default: int | None, tag: str
+    connection: Connection, user: UserId, push: Push, follows: str | None, default: int | None, tag: str, date: int
 ) -> SyncHead:
     row, head = _user(connection, user, writes=True), _head_row(connection, user)
     if follows != (None if head is None else head.etag):
@@ -195,7 +202,9 @@ def _push(
     _insert(connection, user, names, push.records, number)
     last = number + max(1, len(names))
     new = SyncHead(_cursor(last, tag), push.checkpoint, blobs_head(row))
-    connection.execute(insert(sync_pushes).values(user_id=user, number=last, tag=tag))
+    forgotten = (sync_pushes.c.user_id == user, sync_pushes.c.date <= date - CURSOR_LIFETIME)
+    connection.execute(delete(sync_pushes).where(*forgotten))
+    connection.execute(insert(sync_pushes).values(user_id=user, number=last, tag=tag, date=date))
     connection.execute(delete(sync_heads).where(sync_heads.c.user_id == user))
     stored = {"number": last, "tag": tag, "checkpoint": push.checkpoint, "etag": new.tag, "size": len(push.checkpoint)}
     connection.execute(insert(sync_heads).values(user_id=user, **stored))

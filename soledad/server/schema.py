@@ -130,7 +130,7 @@ sync_heads = Table(
     Column("size", Integer, nullable=False),
 )
 
-#: Every push: what tells a cursor of this history from one of another.
+#: Every push of late: what tells a cursor of this history from one of another.
 sync_pushes = Table(
     "sync_pushes",
     metadata,
@@ -139,7 +139,9 @@ sync_pushes = Table(
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     #: Random.
     Column("tag", String(16), nullable=False),
+    Column("date", BigInteger, nullable=False),
 )
+Index("sync_pushes_by_date", sync_pushes.c.user_id, sync_pushes.c.date)
 
 #: The newest record of each document.
 records = Table(

@@ -134,7 +134,7 @@ def open_parts(
     processes = LockedFiles.join(folder.processes)
     index = Index(database, processes, clock, default_quota)
     store = FileBytes(folder.blobs, workers.files, budget, clock=clock)
-    records = Records(database, default_quota)
+    records = Records(database, default_quota, clock)
     return Parts(BlobsBackend(index, store), Accounts(database, clock), records, database, processes)
 
 

@@ -184,6 +184,7 @@ class CommitTests(SynchronousTestCase):
         made = restarted(known, head)
         self.assertEqual((made.number, made.restarts), (9, 2))
         self.assertEqual({device: one.count for device, one in made.devices.items()}, {ONE: 3, TWO: 5, "cc" * 16: 1})
+        self.assertEqual(restarted(evolve(known, restarts=7), head).restarts, 8)
         after = committed(made, TWO, Commit(6, "c6" * 16, 0), 0, FIRST.keyring)
         self.assertEqual(contradictions(known, after), {IncidentKind.RESTARTED})
 

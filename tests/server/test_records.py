@@ -24,10 +24,10 @@ from soledad.server.backends.memory import memory_backend, memory_database
 from soledad.server.database import Database
 from soledad.server.folder import DataFolder
 from soledad.server.interfaces import IRecordsBackend, Place
-from soledad.server.records import Records
+from soledad.server.records import CURSOR_LIFETIME, Records
 from soledad.server.service import Parts, Workers, open_parts
 from soledad.streams import Budget
-from soledad.wire.changes import PAGE_SIZE, Push, SealedRecord
+from soledad.wire.changes import PAGE_SIZE, Push, SealedRecord, SyncHead, SyncPage
 from tests.contracts.records_backend import QUOTA, USER, RecordsBackendContract, names, record
 from tests.workers import HeldWorker
 
@@ -240,6 +240,38 @@ class RoomTests(SynchronousTestCase):
         error = self.failureResultOf(records.push(USER, push, None), QuotaExceeded).value
         self.assertEqual((error.asked, error.available), (101, 100))
         self.successResultOf(records.push(USER, Push((record(1, bytes(80)),), bytes(20)), None))
+
+
+class ForgettingTests(SynchronousTestCase):
+    """Cursors of long ago."""
+
+    def test_forgotten(self) -> None:
+        """After half a year a cursor is unknown, once there was another push; what it stood before is still listed."""
+        clock = Clock()
+        clock.advance(10**9)
+        database = memory_database()
+        records = Records(database, clock=clock.seconds)
+        self.successResultOf(Accounts(database, clock.seconds).add_user(USER))
+
+        def push(number: int, follows: str | None) -> SyncHead:
+            sealed = tuple(record(at) for at in range(number, number + 3))
+            return self.successResultOf(records.push(USER, Push(sealed, bytes((number,))), follows))
+
+        old = push(1, None)
+        clock.advance(CURSOR_LIFETIME)
+        self.successResultOf(records.pull(USER, old.cursor, old.tag, 10))
+        newer = push(4, old.tag)
+        self.failureResultOf(records.pull(USER, old.cursor, None, 10), StaleToken)
+        pulled: list[int] = []
+        since = ""
+        for _ in range(6):
+            page = self.successResultOf(records.pull(USER, since, None, 1))
+            assert isinstance(page, SyncPage)
+            pulled, since = pulled + names(page.records), page.head.cursor
+        self.assertEqual((pulled, since), ([1, 2, 3, 4, 5, 6], newer.cursor))
+        clock.advance(CURSOR_LIFETIME - 1)
+        push(7, newer.tag)
+        self.successResultOf(records.pull(USER, newer.cursor, None, 10))
 
 
 class CheckTests(SynchronousTestCase):

@@ -160,6 +160,7 @@ def insides_that_must_not() -> Iterator[tuple[str, bytes]]:
     first, second = (conflict.index(one.rev.encode()) - 4 for one in RECORDS["a conflict"].alternatives)
     yield "alternatives that do not ascend", conflict[:first] + conflict[second:] + conflict[first:second]
     doubled = conflict[:second] + conflict[first:]
+    yield "the current one among the alternatives", inside[: start - 2] + b"\0\2" + inside[start:] * 2
     yield "one alternative twice", doubled[: start - 2] + b"\0\4" + doubled[start:]
 
 
