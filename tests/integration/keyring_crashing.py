@@ -113,6 +113,8 @@ class OnlyKeys:
 
     keys: IRemoteKeys
     blobs: None = None
+    documents: None = None
+    url: str = "http://server.invalid"
 
     def before_writing(self, call: object) -> None:
         """Nothing else is written."""

@@ -16,11 +16,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from soledad import Soledad
 from soledad.client.interfaces import IRemoteKeys
-from soledad.crypto.keyring import OpenKeyring, SharedPart, open_shared
+from soledad.client.local.keyring import keyring_path
+from soledad.crypto.keyring import OpenKeyring, SharedPart, open_shared, unlock
 from soledad.crypto.slots import Credential
 from soledad.deferreds import unawaited
 from soledad.errors import WrongPassphrase
-from tests.integration.keyring_crashing import CODE, NEW, OLD, USER, OutOfReach, StoredKeys, opening
+from tests.integration.keyring_crashing import CODE, NEW, OLD, USER, StoredKeys, opening
 from tests.integration.serving import CHECKOUT, environment
 
 
@@ -51,6 +52,13 @@ class KeyringCrashTests(SynchronousTestCase):
         self.successResultOf(results[0].close())
         return keyring
 
+    def unlocked(self, folder: Path, credential: Credential) -> OpenKeyring | None:
+        """Unlock the keyring on the device alone, as without the server."""
+        try:
+            return unlock(USER, keyring_path(folder / "device", USER).read_bytes(), credential)
+        except WrongPassphrase:
+            return None
+
     def on_server(self, folder: Path, credential: Credential) -> OpenKeyring:
         """Return the keyring that the server has."""
         data = self.now(StoredKeys.at(folder).get())
@@ -64,7 +72,7 @@ class KeyringCrashTests(SynchronousTestCase):
         """The old or the new passphrase opens it, without the server too; with it, both keyrings are one again."""
         outcomes = set()
         for folder, said in self.killed("change"):
-            offline = [self.opened(folder, one, OutOfReach()) is not None for one in (OLD, NEW)]
+            offline = [self.unlocked(folder, one) is not None for one in (OLD, NEW)]
             self.assertEqual(sum(offline), 1)
             if said:
                 self.assertEqual(offline, [False, True])
@@ -82,10 +90,10 @@ class KeyringCrashTests(SynchronousTestCase):
         """The passphrase opens it, what was sealed stays readable, and in the end all have all keys."""
         for folder, _ in self.killed("merge"):
             template = folder.parent / "template"
-            mine = self.opened(template, OLD, OutOfReach())
+            mine = self.unlocked(template, OLD)
             theirs = self.on_server(template, OLD)
             assert mine is not None
-            offline = self.opened(folder, OLD, OutOfReach())
+            offline = self.unlocked(folder, OLD)
             assert offline is not None
             self.assertLessEqual(set(mine.roots), set(offline.roots))
             self.assertEqual(offline.device_key, mine.device_key)
@@ -102,7 +110,7 @@ class KeyringCrashTests(SynchronousTestCase):
         for folder, said in self.killed("recover"):
             keys = StoredKeys.at(folder)
             if said:
-                self.assertIsNotNone(self.opened(folder, NEW, OutOfReach()))
+                self.assertIsNotNone(self.unlocked(folder, NEW))
             keyring = self.opened(folder, CODE, keys)
             assert keyring is not None
             self.assertEqual(keyring.keyring, self.on_server(folder, CODE).keyring)
