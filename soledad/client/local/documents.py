@@ -14,7 +14,7 @@ from attrs import define
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from soledad.client.interfaces import IDocuments
+from soledad.client.interfaces import IDocuments, IReferences
 from soledad.client.local import references
 from soledad.client.local.database import Cursor, Database
 from soledad.client.local.indexes import Upkeep
@@ -31,6 +31,7 @@ from soledad.model.attachment import Pointer
 from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import ATTACHMENTS, BlobId, DocId, random_replica_id, random_transaction_id
+from soledad.model.retention import Referring
 
 #: SQLite takes this many parameters in a statement, at the very least.
 _PARAMETERS = 900
@@ -215,6 +216,12 @@ def pointers_to(cursor: Cursor, wanted: Set[BlobId]) -> list[Pointer]:
     return list(found.values())
 
 
+def referring(cursor: Cursor, blob_ids: Collection[BlobId]) -> Referring:
+    """Return what documents say of some blobs."""
+    wanted = {one for one in blob_ids if references.is_referenced(cursor, one)}
+    return Referring(pointers_to(cursor, wanted), references.dropped(cursor, blob_ids))
+
+
 _SELECT = f"SELECT {COLUMNS} FROM document"
 
 
@@ -279,7 +286,7 @@ def _store(
     number = cursor.lastrowid
     dropped: Set[BlobId] = frozenset()
     if row is not None or current.attachments or alternatives:
-        dropped = references.replace(cursor, current.doc_id, [current, *alternatives])
+        dropped = references.replace(cursor, current.doc_id, [current, *alternatives], ours)
     return Written(current.rev, frozenset(dropped), number, found_in, bool(alternatives))
 
 
@@ -290,7 +297,7 @@ def _check_size(document: Stored, limit: int | None) -> None:
             raise DocumentTooBig(size, limit)
 
 
-@implementer(IDocuments)
+@implementer(IDocuments, IReferences)
 @define(eq=False)
 class LocalDocuments:
     """The documents' database."""
@@ -333,3 +340,16 @@ class LocalDocuments:
     def whats_changed(self, generation: int) -> Deferred[Changes]:
         """See `IDocuments`."""
         return self.database.read(whats_changed, generation)
+
+    def referring(self, blob_ids: Collection[BlobId]) -> Deferred[Referring]:
+        """See `IReferences`."""
+        # Among the writes, though it changes nothing: those that were asked for before have been answered then.
+        return self.database.write(referring, blob_ids)
+
+    def all_dropped(self, after: BlobId, limit: int) -> Deferred[list[BlobId]]:
+        """See `IReferences`."""
+        return self.database.write(references.all_dropped, after, limit)
+
+    def forget_dropped(self, blob_ids: Collection[BlobId]) -> Deferred[None]:
+        """See `IReferences`."""
+        return self.database.write(references.forget_dropped, blob_ids)

@@ -54,6 +54,13 @@ DOCUMENTS = (
     );
     CREATE INDEX alternative_by_document ON alternative (doc_id, rev);
     """,
+    """
+    CREATE TABLE dropped_ref (                  -- blobs that a version written here refers to no more
+        namespace TEXT NOT NULL,
+        blob_id TEXT NOT NULL,
+        PRIMARY KEY (namespace, blob_id)
+    ) WITHOUT ROWID;
+    """,
 )
 
 BLOBS = (
@@ -84,5 +91,11 @@ BLOBS = (
         id INTEGER PRIMARY KEY REFERENCES blob (id) ON DELETE CASCADE,
         bytes BLOB NOT NULL
     );
+    """,
+    """
+    ALTER TABLE blob ADD COLUMN ours INTEGER NOT NULL DEFAULT 0;    -- 1: this device deletes it on the server
+    ALTER TABLE blob ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;  -- 1: its bytes stay here
+    ALTER TABLE blob ADD COLUMN used INTEGER NOT NULL DEFAULT 0;    -- greater: used later
+    CREATE INDEX blob_kept ON blob (namespace, status, pinned, used, size);
     """,
 )
