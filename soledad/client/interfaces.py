@@ -17,12 +17,23 @@ from zope.interface import Interface
 
 from soledad.errors import SoledadError
 from soledad.model.attachment import Pointer
-from soledad.model.blob import WHOLE, BlobInfo, BlobKey, ByteRange, KnownBlob, Sealed, SyncEvent, SyncStatus
+from soledad.model.blob import (
+    WHOLE,
+    BlobInfo,
+    BlobKey,
+    ByteRange,
+    KnownBlob,
+    Priority,
+    Sealed,
+    SyncEvent,
+    SyncStatus,
+)
 from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace
 from soledad.model.index import Bound, Key, Slice
 from soledad.model.retention import Condemned, Plan, Referring
+from soledad.model.transfer import Direction, Queued
 from soledad.wire.listing import Page
 from soledad.wire.routes import ListRoute
 
@@ -66,6 +77,33 @@ class Spool(Protocol):
 
     def discard(self) -> None:
         """Leave nothing of it."""
+
+
+class Partial(Protocol):
+    """
+    The file with the beginning of a container that is coming.  Blocks; used in workers; errors as `Spool`.
+
+    What is written is not durable before `finish`; whoever opens it again verifies what there is.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes that there are."""
+
+    def read_into(self, start: int, out: memoryview) -> int:
+        """Fill ``out`` with the bytes from ``start`` on; return how many there were."""
+
+    def cut(self, size: int) -> None:
+        """Forget what is behind the first ``size`` bytes."""
+
+    def write(self, data: Buffer) -> None:
+        """Take the next bytes."""
+
+    def finish(self) -> Spooled:
+        """Make it durable, and return it as a whole container."""
+
+    def close(self) -> None:
+        """Leave it as it is; closing twice is harmless."""
 
 
 class IDocuments(Interface):
@@ -208,15 +246,25 @@ class ILocalBlobs(Interface):
     def spool() -> Spool:
         """Return something to write a new container to."""
 
-    def put(key: BlobKey, sealed: Sealed, spooled: Spooled) -> Deferred[None]:
+    def put(
+        key: BlobKey,
+        sealed: Sealed,
+        spooled: Spooled,
+        status: SyncStatus = SyncStatus.UNREFERENCED,
+        priority: Priority = Priority.MEDIUM,
+    ) -> Deferred[None]:
         """
-        Add a blob of this device's.  It is condemned until something refers to it.
+        Add a blob of this device's.  An ``UNREFERENCED`` one is condemned until something refers to it.
 
         :raise BlobExists: the id is taken; nothing is left of the container.
         """
 
     def arrive(key: BlobKey, sealed: Sealed, spooled: Spooled) -> Deferred[SyncStatus]:
-        """Take the verified bytes of a blob that was not here; fire with its status."""
+        """
+        Take the verified bytes of a blob that was not here; fire with its status.
+
+        :raise BlobNotFound: it was deleted in the meantime, or is not the same any more.
+        """
 
     def change(key: BlobKey, event: SyncEvent) -> Deferred[SyncStatus]:
         """Note what happened to a blob that is known; fire with its status after it."""
@@ -226,6 +274,151 @@ class ILocalBlobs(Interface):
 
     def refer(pointers: Sequence[Pointer], dropped: Collection[BlobId]) -> Deferred[None]:
         """Keep, and queue, what a saved document points at; condemn what nothing refers to since."""
+
+
+@frozen
+class Scope:
+    """Which transfers are meant."""
+
+    directions: frozenset[Direction]
+    #: `None`: of all namespaces.
+    namespace: Namespace | None = None
+
+    def includes(self, key: BlobKey, direction: Direction) -> bool:
+        """Tell whether a transfer is meant."""
+        return direction in self.directions and self.namespace in (None, key.namespace)
+
+
+@frozen
+class Outcome:
+    """What became of a transfer."""
+
+    key: BlobKey
+    #: What was sent, or came.
+    commitment: bytes
+    event: SyncEvent
+    #: The tag on the server, as far as it is known.
+    etag: str | None = None
+    #: Why it failed.
+    reason: str | None = None
+
+
+@frozen
+class Arrival:
+    """A container that came, whole and verified."""
+
+    key: BlobKey
+    sealed: Sealed
+    spooled: Spooled
+    etag: str | None = None
+
+
+@frozen
+class Listed:
+    """An entry of a list, and what its tombstone is worth."""
+
+    entry: BlobInfo
+    #: The commitments that the tombstone names, if the keys opened it.
+    deleted: frozenset[bytes] = frozenset()
+
+
+class IBlobQueue(Interface):
+    """
+    What is to be sent, fetched and deleted: kept with the blobs, over any end of the process; errors as `ILocalBlobs`.
+
+    A transfer is *asked for* by giving it a time; one that went well, or failed for good, has none.
+    """
+
+    def ask(scope: Scope, now: float) -> Deferred[int]:
+        """Ask for all transfers of a scope, at once, whatever they wait for; fire with how many these are."""
+
+    def due(scope: Scope | None, now: float, limit: int) -> Deferred[list[Queued]]:
+        """Return transfers that were asked for and whose time has come, the most urgent, then the oldest, first."""
+
+    def next_time() -> Deferred[float | None]:
+        """Return when the next transfer is to be tried."""
+
+    def look_up(key: BlobKey) -> Deferred[Queued | None]:
+        """Return what is known of a blob."""
+
+    def contents(keys: Sequence[BlobKey]) -> Deferred[list[bytes | None]]:
+        """Return the containers that are kept in the database; `None` for the others."""
+
+    def note_upload(key: BlobKey, upload: str | None) -> Deferred[None]:
+        """Keep the name of an upload that the server keeps."""
+
+    def note_progress(key: BlobKey, size: int, etag: str | None) -> Deferred[None]:
+        """Keep how many bytes of a transfer are done, and the tag of what is coming."""
+
+    def note_known(key: BlobKey, sealed: Sealed, etag: str | None) -> Deferred[None]:
+        """Keep what authentic bytes say of a blob that only a list had told of."""
+
+    def partial(key: BlobKey) -> Deferred[Partial]:
+        """Open the file for what comes of a blob; it is kept when the process ends."""
+
+    def arrive(arrivals: Sequence[Arrival]) -> Deferred[list[SyncStatus | None]]:
+        """Take blobs that came; fire with their statuses, `None` for those that were deleted in the meantime."""
+
+    def settle(outcomes: Sequence[Outcome]) -> Deferred[list[SyncStatus | None]]:
+        """Note what became of transfers; fire with the statuses, `None` for what is not the same blob any more."""
+
+    def postpone(keys: Sequence[BlobKey], until: float, reason: str, failed: bool, rejected: bool) -> Deferred[None]:
+        """Try transfers again later.
+
+        :param failed: count it as an attempt.
+        :param rejected: count it as a failed verification.
+        """
+
+    def postpone_all(scope: Scope | None, now: float, until: float, reason: str) -> Deferred[None]:
+        """Try all transfers that are due later."""
+
+    def withdraw(key: BlobKey, event: SyncEvent | None) -> Deferred[None]:
+        """Ask no more for a transfer, and leave nothing of what has come."""
+
+    def delete(key: BlobKey) -> Deferred[bool]:
+        """Let a blob be deleted, here at once; fire with whether there was one."""
+
+    def forget(key: BlobKey, commitment: bytes) -> Deferred[None]:
+        """
+        Note that a deletion was carried out: nothing is left of the blob, or what replaces it may go there.
+
+        :param commitment: of what was deleted.
+        """
+
+    def head(namespace: Namespace) -> Deferred[str | None]:
+        """Return what to go on from with the list of a namespace's changes."""
+
+    def namespaces() -> Deferred[list[Namespace]]:
+        """Return all namespaces that this device knows."""
+
+    def begin_comparing(namespace: Namespace) -> Deferred[None]:
+        """Begin a full comparison: what is not listed from now on was not seen."""
+
+    def compare(listed: Sequence[Listed]) -> Deferred[list[Queued]]:
+        """Note what a list says; fire with the blobs of which only the header on the server can tell more."""
+
+    def end_comparing(namespace: Namespace) -> Deferred[None]:
+        """End a full comparison: what the server ought to have, and was not seen, is missed there."""
+
+    def note_head(namespace: Namespace, head: str) -> Deferred[None]:
+        """Keep what to go on from."""
+
+    def replace(key: BlobKey, commitment: bytes, size: int, etag: str | None) -> Deferred[None]:
+        """
+        Let a blob be another one, which is on the server under its id, and drop what is here.
+
+        :param commitment: of what it is now; if that is not so, nothing happens.
+        :param size: bytes that the other one has.
+        """
+
+    def list(namespace: Namespace, status: SyncStatus | None) -> Deferred[list[Queued]]:
+        """Return the blobs of a namespace that are not deleted, by id."""
+
+    def count(namespace: Namespace | None) -> Deferred[dict[SyncStatus, int]]:
+        """Return how many blobs have which status."""
+
+    def set_priority(key: BlobKey, priority: Priority) -> Deferred[None]:
+        """Let a blob go sooner or later. :raise BlobNotFound: this device knows no such blob."""
 
 
 class IRetention(Interface):

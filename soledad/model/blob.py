@@ -59,6 +59,16 @@ class Sealed:
     #: What authenticates every byte of it.
     commitment: bytes
 
+    @classmethod
+    def unseen(cls, size: int) -> Sealed:
+        """Return what is known of a container that only a list told of."""
+        return cls(-1, size, None, b"")
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known which bytes are the right ones; else the keys have to say so."""
+        return bool(self.commitment)
+
 
 class Flag(Enum):
     """A mark that the server keeps on a blob, for deliveries that wait to be processed."""
@@ -173,6 +183,12 @@ class SyncEvent(Enum):
     DELETED = "DELETED"
     #: The application or the engine starts over after a failure.
     RETRIED = "RETRIED"
+    #: The application puts something under its id again, before the deletion has reached the server.
+    PUT = "PUT"
+    #: Its bytes are wanted here no more.
+    UNWANTED = "UNWANTED"
+    #: The user deleted it, and something else is on the server under its id.
+    REPLACED = "REPLACED"
 
 
 _S, _E = SyncStatus, SyncEvent
@@ -201,6 +217,7 @@ TRANSITIONS: dict[tuple[SyncStatus, SyncEvent], SyncStatus] = {
     (_S.PENDING_UPLOAD, _E.REFUSED): _S.FAILED_UPLOAD,
     (_S.PENDING_UPLOAD, _E.LOST): _S.AWAITED,
     (_S.PENDING_UPLOAD, _E.DELETED): _S.PENDING_DELETE,
+    (_S.PENDING_UPLOAD, _E.REPLACED): _S.REMOTE,
     (_S.SYNCED, _E.REFERENCED): _S.SYNCED,
     (_S.SYNCED, _E.KEPT_LOCAL): _S.LOCAL_ONLY,
     (_S.SYNCED, _E.CONFIRMED): _S.SYNCED,
@@ -209,6 +226,7 @@ TRANSITIONS: dict[tuple[SyncStatus, SyncEvent], SyncStatus] = {
     (_S.SYNCED, _E.EVICTED): _S.REMOTE,
     (_S.SYNCED, _E.LOST): _S.REMOTE,
     (_S.SYNCED, _E.DELETED): _S.PENDING_DELETE,
+    (_S.SYNCED, _E.REPLACED): _S.REMOTE,
     (_S.REMOTE, _E.REFERENCED): _S.REMOTE,
     (_S.REMOTE, _E.CONFIRMED): _S.REMOTE,
     (_S.REMOTE, _E.MISSED): _S.AWAITED,
@@ -216,6 +234,8 @@ TRANSITIONS: dict[tuple[SyncStatus, SyncEvent], SyncStatus] = {
     (_S.REMOTE, _E.ARRIVED): _S.SYNCED,
     (_S.REMOTE, _E.REJECTED): _S.FAILED_DOWNLOAD,
     (_S.REMOTE, _E.DELETED): _S.PENDING_DELETE,
+    (_S.REMOTE, _E.REPLACED): _S.REMOTE,
+    (_S.REMOTE, _E.UNWANTED): _S.REMOTE,
     (_S.AWAITED, _E.REFERENCED): _S.AWAITED,
     (_S.AWAITED, _E.CONFIRMED): _S.REMOTE,
     (_S.AWAITED, _E.MISSED): _S.AWAITED,
@@ -223,6 +243,8 @@ TRANSITIONS: dict[tuple[SyncStatus, SyncEvent], SyncStatus] = {
     (_S.AWAITED, _E.ARRIVED): _S.SYNCED,
     (_S.AWAITED, _E.REJECTED): _S.FAILED_DOWNLOAD,
     (_S.AWAITED, _E.DELETED): _S.PENDING_DELETE,
+    (_S.AWAITED, _E.REPLACED): _S.REMOTE,
+    (_S.AWAITED, _E.UNWANTED): _S.AWAITED,
     (_S.PENDING_DOWNLOAD, _E.REFERENCED): _S.PENDING_DOWNLOAD,
     (_S.PENDING_DOWNLOAD, _E.CONFIRMED): _S.PENDING_DOWNLOAD,
     (_S.PENDING_DOWNLOAD, _E.MISSED): _S.AWAITED,
@@ -230,11 +252,16 @@ TRANSITIONS: dict[tuple[SyncStatus, SyncEvent], SyncStatus] = {
     (_S.PENDING_DOWNLOAD, _E.ARRIVED): _S.SYNCED,
     (_S.PENDING_DOWNLOAD, _E.REJECTED): _S.FAILED_DOWNLOAD,
     (_S.PENDING_DOWNLOAD, _E.DELETED): _S.PENDING_DELETE,
+    (_S.PENDING_DOWNLOAD, _E.REPLACED): _S.REMOTE,
+    (_S.PENDING_DOWNLOAD, _E.UNWANTED): _S.REMOTE,
     # A reference revives it; whether its bytes are anywhere still is to be seen.
     (_S.PENDING_DELETE, _E.REFERENCED): _S.AWAITED,
     (_S.PENDING_DELETE, _E.MISSED): _S.PENDING_DELETE,
     (_S.PENDING_DELETE, _E.CONFIRMED): _S.PENDING_DELETE,
     (_S.PENDING_DELETE, _E.DELETED): _S.PENDING_DELETE,
+    (_S.PENDING_DELETE, _E.REPLACED): _S.REMOTE,
+    # What was deleted still has to be deleted there, before the new one can go there.
+    (_S.PENDING_DELETE, _E.PUT): _S.PENDING_UPLOAD,
     (_S.FAILED_UPLOAD, _E.REFERENCED): _S.FAILED_UPLOAD,
     (_S.FAILED_UPLOAD, _E.KEPT_LOCAL): _S.LOCAL_ONLY,
     (_S.FAILED_UPLOAD, _E.CONFIRMED): _S.SYNCED,
@@ -243,6 +270,7 @@ TRANSITIONS: dict[tuple[SyncStatus, SyncEvent], SyncStatus] = {
     (_S.FAILED_UPLOAD, _E.RETRIED): _S.PENDING_UPLOAD,
     (_S.FAILED_UPLOAD, _E.LOST): _S.AWAITED,
     (_S.FAILED_UPLOAD, _E.DELETED): _S.PENDING_DELETE,
+    (_S.FAILED_UPLOAD, _E.REPLACED): _S.REMOTE,
     (_S.FAILED_DOWNLOAD, _E.REFERENCED): _S.FAILED_DOWNLOAD,
     (_S.FAILED_DOWNLOAD, _E.CONFIRMED): _S.FAILED_DOWNLOAD,
     (_S.FAILED_DOWNLOAD, _E.MISSED): _S.AWAITED,
@@ -250,6 +278,8 @@ TRANSITIONS: dict[tuple[SyncStatus, SyncEvent], SyncStatus] = {
     (_S.FAILED_DOWNLOAD, _E.REJECTED): _S.FAILED_DOWNLOAD,
     (_S.FAILED_DOWNLOAD, _E.RETRIED): _S.PENDING_DOWNLOAD,
     (_S.FAILED_DOWNLOAD, _E.DELETED): _S.PENDING_DELETE,
+    (_S.FAILED_DOWNLOAD, _E.REPLACED): _S.REMOTE,
+    (_S.FAILED_DOWNLOAD, _E.UNWANTED): _S.REMOTE,
 }
 
 

@@ -23,6 +23,7 @@ from soledad.errors import BlobExists, BlobNotFound
 from soledad.model.attachment import Pointer
 from soledad.model.blob import BlobKey, KnownBlob, Priority, Sealed, SyncEvent, SyncStatus, after
 from soledad.model.ids import ATTACHMENTS, BlobId, Namespace
+from soledad.wire.container import Layout, Purpose
 
 T = TypeVar("T")
 
@@ -62,14 +63,23 @@ def must_get(cursor: Cursor, key: BlobKey) -> BlobRow:
     return row
 
 
-def insert(cursor: Cursor, key: BlobKey, status: SyncStatus, sealed: Sealed, spooled: Spooled | None = None) -> None:
+def insert(
+    cursor: Cursor,
+    key: BlobKey,
+    status: SyncStatus,
+    sealed: Sealed,
+    spooled: Spooled | None = None,
+    priority: Priority = Priority.MEDIUM,
+) -> None:
     """
     Add a blob; one that nothing refers to yet is condemned until something does.
 
     :raise BlobExists: the id is taken.
     """
-    if get(cursor, key) is not None:
-        raise BlobExists(key.blob_id, key.namespace)
+    row = get(cursor, key)
+    if row is not None:
+        _put_again(cursor, row, status, sealed, spooled, priority)
+        return
     cursor.execute(
         """
         INSERT INTO blob (namespace, blob_id, status, priority, length, size, header, commitment, condemned)
@@ -79,7 +89,7 @@ def insert(cursor: Cursor, key: BlobKey, status: SyncStatus, sealed: Sealed, spo
             key.namespace,
             key.blob_id,
             status.value,
-            Priority.MEDIUM.value,
+            priority.value,
             sealed.length,
             sealed.size,
             sealed.header,
@@ -91,19 +101,52 @@ def insert(cursor: Cursor, key: BlobKey, status: SyncStatus, sealed: Sealed, spo
         _keep_bytes(cursor, cursor.lastrowid, spooled)
 
 
+def _put_again(
+    cursor: Cursor, row: BlobRow, status: SyncStatus, sealed: Sealed, spooled: Spooled | None, priority: Priority
+) -> None:
+    """Let something else take the id of a blob whose deletion has not reached the server yet."""
+    if row.status is not SyncStatus.PENDING_DELETE or spooled is None:
+        raise BlobExists(row.known.key.blob_id, row.known.key.namespace)
+    then = after(row.status, SyncEvent.PUT)
+    if status is SyncStatus.LOCAL_ONLY:
+        then = after(then, SyncEvent.KEPT_LOCAL)
+    cursor.execute(
+        f"""
+        UPDATE blob SET status = ?, priority = ?, length = ?, size = ?, header = ?,
+            replaces = coalesce(replaces, commitment), commitment = ?, condemned = NULL, {IDLE} WHERE id = ?
+        """,
+        (then.value, priority.value, sealed.length, sealed.size, sealed.header, sealed.commitment, row.id),
+    )
+    _keep_bytes(cursor, row.id, spooled)
+
+
 def arrive(cursor: Cursor, key: BlobKey, sealed: Sealed, spooled: Spooled) -> SyncStatus:
-    """Take the verified bytes of a blob that was not here; return its status."""
+    """
+    Take the verified bytes of a blob that was not here; return its status.
+
+    :raise BlobNotFound: it was deleted in the meantime, or is not the same any more.
+    """
     row = get(cursor, key)
     if row is None:
         insert(cursor, key, SyncStatus.REMOTE, sealed)
         row = must_get(cursor, key)
+    is_other = row.known.sealed.is_known and row.known.sealed.commitment != sealed.commitment
+    if is_other or row.status is SyncStatus.PENDING_DELETE:
+        raise BlobNotFound(key.blob_id, key.namespace)
     status = after(row.status, SyncEvent.ARRIVED)
     cursor.execute(
-        "UPDATE blob SET status = ?, size = ?, header = ?, reason = NULL WHERE id = ?",
-        (status.value, sealed.size, sealed.header, row.id),
+        f"""
+        UPDATE blob SET status = ?, length = ?, size = ?, header = ?, commitment = ?, evicted = 0, {IDLE} WHERE id = ?
+        """,
+        (status.value, sealed.length, sealed.size, sealed.header, sealed.commitment, row.id),
     )
     _keep_bytes(cursor, row.id, spooled)
     return status
+
+
+#: What is set in a row when no transfer is under way any more, and none is asked for.
+IDLE = """reason = NULL, progress = 0, attempts = 0, rejections = 0, retry_at = NULL, upload = NULL, partial = NULL,
+    seen = 1"""
 
 
 def change(cursor: Cursor, key: BlobKey, event: SyncEvent, reason: str | None = None) -> SyncStatus:
@@ -111,7 +154,13 @@ def change(cursor: Cursor, key: BlobKey, event: SyncEvent, reason: str | None = 
     row = must_get(cursor, key)
     status = after(row.status, event)
     cursor.execute("UPDATE blob SET status = ?, reason = ? WHERE id = ?", (status.value, reason, row.id))
+    if event in _EVICTED:
+        cursor.execute("UPDATE blob SET evicted = ? WHERE id = ?", (_EVICTED[event], row.id))
     return status
+
+
+#: After these, what is on the server only does not come back by itself, or does.
+_EVICTED = {SyncEvent.EVICTED: 1, SyncEvent.WANTED: 0}
 
 
 def learn(cursor: Cursor, key: BlobKey, sealed: Sealed, event: SyncEvent) -> SyncStatus:
@@ -127,7 +176,8 @@ def refer(cursor: Cursor, pointers: Iterable[Pointer]) -> None:
         key = BlobKey(ATTACHMENTS, pointer.blob_id)
         row = get(cursor, key)
         if row is None:
-            insert(cursor, key, SyncStatus.AWAITED, Sealed(pointer.length, 0, None, pointer.commitment))
+            size = Layout.of_data(pointer.length, Purpose.BLOB.floor).size
+            insert(cursor, key, SyncStatus.AWAITED, Sealed(pointer.length, size, None, pointer.commitment))
         elif row.status is SyncStatus.UNREFERENCED or row.condemned is not None:
             status = after(row.status, SyncEvent.REFERENCED)
             cursor.execute("UPDATE blob SET status = ?, condemned = NULL WHERE id = ?", (status.value, row.id))
@@ -141,7 +191,7 @@ def condemn(cursor: Cursor, blob_ids: Iterable[BlobId]) -> None:
 
 def lose(cursor: Cursor, files: set[str]) -> set[str]:
     """
-    Note which blobs have lost their file; return the files that are known.
+    Note which blobs have lost their file; return the files that are known, those that are not complete included.
 
     :param files: all that are there.
     """
@@ -150,7 +200,10 @@ def lose(cursor: Cursor, files: set[str]) -> set[str]:
         if row.file not in files:
             status = after(row.status, SyncEvent.LOST)
             cursor.execute("UPDATE blob SET status = ?, file = NULL WHERE id = ?", (status.value, row.id))
-    return {row.file for row in rows if row.file is not None}
+    partial = {row[0] for row in cursor.execute("SELECT partial FROM blob WHERE partial IS NOT NULL")}
+    lost = [(name,) for name in partial - files]
+    cursor.executemany("UPDATE blob SET partial = NULL, progress = 0 WHERE partial = ?", lost)
+    return partial | {row.file for row in rows if row.file is not None}
 
 
 def compare(cursor: Cursor, referenced: set[BlobId]) -> tuple[set[BlobId], set[BlobId]]:
@@ -216,9 +269,16 @@ class LocalBlobs:
         return self.files.spool()
 
     @deferred
-    async def put(self, key: BlobKey, sealed: Sealed, spooled: Spooled) -> None:
+    async def put(
+        self,
+        key: BlobKey,
+        sealed: Sealed,
+        spooled: Spooled,
+        status: SyncStatus = SyncStatus.UNREFERENCED,
+        priority: Priority = Priority.MEDIUM,
+    ) -> None:
         """See `ILocalBlobs`."""
-        await self._keep(spooled, insert, key, SyncStatus.UNREFERENCED, sealed, spooled)
+        await self._keep(spooled, insert, key, status, sealed, spooled, priority)
 
     @deferred
     async def arrive(self, key: BlobKey, sealed: Sealed, spooled: Spooled) -> SyncStatus:

@@ -16,12 +16,13 @@ from zope.interface import implementer
 
 from soledad.client.interfaces import Container, IRetention, Spooled
 from soledad.client.local import blobs
-from soledad.client.local.blobs import BlobRow, LocalBlobs
+from soledad.client.local.blobs import IDLE, BlobRow, LocalBlobs
 from soledad.client.local.database import Cursor
+from soledad.client.local.queue import drop_bytes, remove
 from soledad.deferreds import completed, deferred
 from soledad.errors import NotEvictable
 from soledad.model.attachment import Pointer
-from soledad.model.blob import TRANSITIONS, BlobKey, KnownBlob, Sealed, SyncEvent, SyncStatus, after
+from soledad.model.blob import TRANSITIONS, BlobKey, KnownBlob, Priority, Sealed, SyncEvent, SyncStatus, after
 from soledad.model.ids import ATTACHMENTS, BlobId, Namespace
 from soledad.model.retention import GRACE, Condemned, Plan, counted
 
@@ -39,9 +40,9 @@ _SEEN = 1.0
 # --- grace periods ------------------------------------------------------------------------------------
 
 
-def put(cursor: Cursor, key: BlobKey, status: SyncStatus, sealed: Sealed, spooled: Spooled) -> None:
+def put(cursor: Cursor, key: BlobKey, status: SyncStatus, sealed: Sealed, spooled: Spooled, priority: Priority) -> None:
     """Add a blob that was made here: this device answers for it until a document refers to it."""
-    blobs.insert(cursor, key, status, sealed, spooled)
+    blobs.insert(cursor, key, status, sealed, spooled, priority)
     cursor.execute("UPDATE blob SET ours = 1 WHERE namespace = ? AND blob_id = ?", (key.namespace, key.blob_id))
 
 
@@ -51,7 +52,7 @@ def refer_and_condemn(cursor: Cursor, pointers: Sequence[Pointer], dropped: Coll
 
     What was not sent when it is condemned may be on its way: this device answers for it then.
     """
-    query = "UPDATE blob SET ours = 0 WHERE namespace = ? AND blob_id = ? AND ours = 1"
+    query = "UPDATE blob SET ours = 0 WHERE namespace = ? AND blob_id = ? AND condemned IS NOT NULL"
     cursor.executemany(query, [(ATTACHMENTS, pointer.blob_id) for pointer in pointers])
     unsent = [status.value for status in _UNSENT]
     query = f"""
@@ -97,22 +98,22 @@ def carry_out(cursor: Cursor, plan: Plan) -> list[str]:
     :return: the files that are to be removed after the commit.
     """
     refer_and_condemn(cursor, plan.revived, ())
-    files = []
-    for ids, let_go in ((plan.deleted, _let_delete), (plan.forgotten, _forget)):
+    files: list[str] = []
+    for ids, let_go in ((plan.deleted, _let_delete), (plan.forgotten, remove)):
         for blob_id in ids:
             row = blobs.get(cursor, BlobKey(ATTACHMENTS, blob_id))
             if row is not None and row.condemned is not None and row.condemned >= GRACE:
-                let_go(cursor, row)
-                files.append(row.file)
-    return [file for file in files if file is not None]
+                files += let_go(cursor, row.known.key)
+    return files
 
 
-def _let_delete(cursor: Cursor, row: BlobRow) -> None:
-    _drop_bytes(cursor, row, after(row.status, SyncEvent.DELETED))
-
-
-def _forget(cursor: Cursor, row: BlobRow) -> None:
-    cursor.execute("DELETE FROM blob WHERE id = ?", (row.id,))
+def _let_delete(cursor: Cursor, key: BlobKey) -> list[str]:
+    """Let a blob be deleted on the server, and ask for that; it stays condemned, so that a reference revives it."""
+    files = drop_bytes(cursor, key)
+    row = blobs.must_get(cursor, key)
+    status = after(row.status, SyncEvent.DELETED)
+    cursor.execute(f"UPDATE blob SET status = ?, {IDLE}, retry_at = 0 WHERE id = ?", (status.value, row.id))
+    return files
 
 
 def kept(cursor: Cursor, after_id: BlobId, limit: int) -> list[BlobId]:
@@ -139,15 +140,16 @@ def pin(cursor: Cursor, key: BlobKey, pinned: bool) -> SyncStatus:
     :raise BlobNotFound: this device knows no such blob.
     """
     row = blobs.must_get(cursor, key)
-    status = TRANSITIONS.get((row.status, SyncEvent.WANTED), row.status) if pinned else row.status
-    cursor.execute("UPDATE blob SET pinned = ?, status = ? WHERE id = ?", (pinned, status.value, row.id))
-    return status
+    cursor.execute("UPDATE blob SET pinned = ? WHERE id = ?", (pinned, row.id))
+    if pinned and (row.status, SyncEvent.WANTED) in TRANSITIONS:
+        return blobs.change(cursor, key, SyncEvent.WANTED)
+    return row.status
 
 
 def is_pinned(cursor: Cursor, key: BlobKey) -> bool:
     """Tell whether a blob's bytes are to stay here."""
     query = "SELECT pinned FROM blob WHERE namespace = ? AND blob_id = ?"
-    return cursor.execute(query, (key.namespace, key.blob_id)).fetchone() == (1,)
+    return bool(cursor.execute(query, (key.namespace, key.blob_id)).fetchone() == (1,))
 
 
 def must_be_evictable(cursor: Cursor, key: BlobKey) -> BlobRow:
@@ -164,18 +166,16 @@ def must_be_evictable(cursor: Cursor, key: BlobKey) -> BlobRow:
     return row
 
 
-def evict(cursor: Cursor, key: BlobKey) -> tuple[SyncStatus, str | None]:
+def evict(cursor: Cursor, key: BlobKey) -> tuple[SyncStatus, list[str]]:
     """
     Drop the bytes of a blob that the server has; errors as `must_be_evictable`.
 
-    :return: the status after it, and the file that is to be removed after the commit.
+    :return: the status after it, and the files that are to be removed after the commit.
     """
     row = must_be_evictable(cursor, key)
     if not row.status.is_local:
-        return row.status, None
-    status = after(row.status, SyncEvent.EVICTED)
-    _drop_bytes(cursor, row, status)
-    return status, row.file
+        return row.status, []
+    return blobs.change(cursor, key, SyncEvent.EVICTED), drop_bytes(cursor, key)
 
 
 def note_uses(cursor: Cursor, keys: Sequence[BlobKey]) -> None:
@@ -231,15 +231,6 @@ def give_back(cursor: Cursor) -> bool:
     return True
 
 
-def _drop_bytes(cursor: Cursor, row: BlobRow, status: SyncStatus) -> None:
-    cursor.execute("DELETE FROM container WHERE id = ?", (row.id,))
-    query = """
-        UPDATE blob SET status = ?, file = NULL, progress = 0, attempts = 0, retry_at = NULL, reason = NULL
-        WHERE id = ?
-    """
-    cursor.execute(query, (status.value, row.id))
-
-
 def _marks(values: Collection[object]) -> str:
     return ",".join("?" * len(values))
 
@@ -291,23 +282,31 @@ class KeptBlobs(LocalBlobs):
         return found
 
     @deferred
-    async def put(self, key: BlobKey, sealed: Sealed, spooled: Spooled) -> None:
+    async def put(
+        self,
+        key: BlobKey,
+        sealed: Sealed,
+        spooled: Spooled,
+        status: SyncStatus = SyncStatus.UNREFERENCED,
+        priority: Priority = Priority.MEDIUM,
+    ) -> None:
         """See `ILocalBlobs`."""
-        await self._keep(spooled, put, key, SyncStatus.UNREFERENCED, sealed, spooled)
-        self._came(key)
+        await self._keep(spooled, put, key, status, sealed, spooled, priority)
+        self.came(key)
 
     @deferred
     async def arrive(self, key: BlobKey, sealed: Sealed, spooled: Spooled) -> SyncStatus:
         """See `ILocalBlobs`."""
         status = await LocalBlobs.arrive(self, key, sealed, spooled)
-        self._came(key)
+        self.came(key)
         return status
 
     def refer(self, pointers: Sequence[Pointer], dropped: Collection[BlobId]) -> Deferred[None]:
         """See `ILocalBlobs`."""
         return self.database.write(refer_and_condemn, pointers, dropped)
 
-    def _came(self, key: BlobKey) -> None:
+    def came(self, key: BlobKey) -> None:
+        """Note that bytes of a blob have come to be here."""
         self._uses.add(key)
         if self._on_bytes is not None:
             self._on_bytes()
@@ -354,9 +353,8 @@ class KeptBlobs(LocalBlobs):
     @deferred
     async def evict(self, key: BlobKey) -> SyncStatus:
         """See `IRetention`."""
-        status, file = await self.database.write(evict, key)
-        if file is not None:
-            await completed(self.worker.run(self.files.remove, file))
+        status, files = await self.database.write(evict, key)
+        await completed(self.worker.run(self._remove, files))
         return status
 
     @deferred

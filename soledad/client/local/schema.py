@@ -93,9 +93,31 @@ BLOBS = (
     );
     """,
     """
+    -- ``length`` is -1 and ``commitment`` empty in the row of a blob that only a list has told of.
+    -- ``retry_at`` is when a transfer that was asked for is to be tried; NULL: nobody asked.
+    ALTER TABLE blob ADD COLUMN etag TEXT;      -- of the container on the server, as far as it is known
+    ALTER TABLE blob ADD COLUMN upload TEXT;    -- the name of an upload that the server keeps
+    ALTER TABLE blob ADD COLUMN partial TEXT;   -- the name of the file with what has come so far
+    ALTER TABLE blob ADD COLUMN rejections INTEGER NOT NULL DEFAULT 0;  -- times that it failed verification
+    ALTER TABLE blob ADD COLUMN replaces BLOB;  -- the commitment of what has to be deleted on the server first
+    ALTER TABLE blob ADD COLUMN evicted INTEGER NOT NULL DEFAULT 0;     -- it is not to come back by itself
+    ALTER TABLE blob ADD COLUMN seen INTEGER NOT NULL DEFAULT 1;        -- in the full comparison under way
+    CREATE INDEX blob_queue ON blob (priority DESC, id) WHERE retry_at IS NOT NULL;
+    CREATE TABLE listing (                      -- how far this device knows what changed on the server
+        namespace TEXT PRIMARY KEY,
+        head TEXT NOT NULL                      -- what to go on from
+    ) WITHOUT ROWID;
+    """,
+    """
     ALTER TABLE blob ADD COLUMN ours INTEGER NOT NULL DEFAULT 0;    -- 1: this device deletes it on the server
     ALTER TABLE blob ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;  -- 1: its bytes stay here
     ALTER TABLE blob ADD COLUMN used INTEGER NOT NULL DEFAULT 0;    -- greater: used later
     CREATE INDEX blob_kept ON blob (namespace, status, pinned, used, size);
+    -- What the server has lost, and gets from here again, is this device's affair from then on.
+    CREATE TRIGGER blob_missed AFTER UPDATE OF status ON blob
+    WHEN OLD.status = 'SYNCED' AND NEW.status = 'PENDING_UPLOAD'
+    BEGIN
+        UPDATE blob SET ours = 1 WHERE id = NEW.id;
+    END;
     """,
 )

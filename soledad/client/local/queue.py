@@ -1,0 +1,270 @@
+"""
+The queue of transfers: functions of a cursor that read and write the columns of blobs that are on their way.
+
+They are jobs of the blobs' `Database`; `soledad.client.local.transfers` joins them with the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from soledad.client.interfaces import Arrival, Outcome, Scope
+from soledad.client.local.blobs import IDLE, arrive, inline_bytes, must_get
+from soledad.client.local.database import Cursor
+from soledad.errors import BlobNotFound
+from soledad.model.blob import TRANSITIONS, BlobKey, Priority, Sealed, SyncEvent, SyncStatus, after
+from soledad.model.ids import BlobId, Namespace
+from soledad.model.transfer import DIRECTIONS, Direction, Queued
+
+#: Seconds beyond which no transfer waits; a time that lies further ahead is one of a clock that was wrong.
+LONGEST_WAIT = 24 * 3600.0
+
+SELECT = """SELECT namespace, blob_id, status, priority, length, size, header, commitment, etag, upload, partial,
+    attempts, rejections, replaces FROM blob"""
+_WHERE_KEY = "WHERE namespace = ? AND blob_id = ?"
+
+
+def queued(row: tuple[Any, ...]) -> Queued:
+    """Return what a row of `SELECT` says."""
+    namespace, blob_id, status, priority, length, size, header, commitment, *rest = row
+    key = BlobKey(Namespace(namespace), BlobId(blob_id))
+    return Queued(key, SyncStatus(status), Priority(priority), Sealed(length, size, header, commitment), *rest)
+
+
+def look_up(cursor: Cursor, key: BlobKey) -> Queued | None:
+    """Return what is known of a blob."""
+    row = cursor.execute(f"{SELECT} {_WHERE_KEY}", _of(key)).fetchone()
+    return None if row is None else queued(row)
+
+
+def look_up_all(cursor: Cursor, keys: Iterable[BlobKey]) -> list[Queued | None]:
+    """Return what is known of blobs, in the order asked."""
+    return [look_up(cursor, key) for key in keys]
+
+
+# --- what is to be done -------------------------------------------------------------------------------
+
+
+def ask(cursor: Cursor, scope: Scope, now: float) -> int:
+    """Ask for all transfers of a scope; return how many these are."""
+    if Direction.DOWNLOAD in scope.directions:
+        where, values = _of_scope([SyncStatus.REMOTE], scope.namespace)
+        wanted = after(SyncStatus.REMOTE, SyncEvent.WANTED).value
+        cursor.execute(f"UPDATE blob SET status = ? WHERE {where} AND evicted = 0", (wanted, *values))
+    where, values = _of_scope(_statuses(scope), scope.namespace)
+    # What is condemned is not worth the way, unless it is to be deleted.
+    where = f"{where} AND (condemned IS NULL OR status = ?)"
+    cursor.execute(f"UPDATE blob SET retry_at = ? WHERE {where}", (now, *values, SyncStatus.PENDING_DELETE.value))
+    return int(cursor.rowcount)
+
+
+def due(cursor: Cursor, scope: Scope | None, now: float, limit: int) -> list[Queued]:
+    """Return transfers whose time has come."""
+    where, values = _of_scope(_statuses(scope), None if scope is None else scope.namespace)
+    query = f"""
+        {SELECT} WHERE retry_at IS NOT NULL AND (retry_at <= ? OR retry_at > ?) AND {where}
+        ORDER BY priority DESC, id LIMIT ?
+    """
+    return [queued(row) for row in cursor.execute(query, (now, now + LONGEST_WAIT, *values, limit))]
+
+
+def next_time(cursor: Cursor) -> float | None:
+    """Return when the next transfer is to be tried."""
+    where, values = _of_scope(_statuses(None), None)
+    query = f"SELECT min(retry_at) FROM blob WHERE retry_at IS NOT NULL AND {where}"
+    (time,) = cursor.execute(query, values).fetchone()
+    return None if time is None else float(time)
+
+
+def contents(cursor: Cursor, keys: Sequence[BlobKey]) -> list[bytes | None]:
+    """Return the containers that are kept in the database."""
+    query = f"SELECT id FROM blob {_WHERE_KEY}"
+    rows = [cursor.execute(query, _of(key)).fetchone() for key in keys]
+    return [None if row is None else inline_bytes(cursor, row[0]) for row in rows]
+
+
+# --- what becomes of it -------------------------------------------------------------------------------
+
+
+def note_upload(cursor: Cursor, key: BlobKey, upload: str | None) -> None:
+    """Keep the name of an upload that the server keeps."""
+    cursor.execute(f"UPDATE blob SET upload = ? {_WHERE_KEY}", (upload, *_of(key)))
+
+
+def note_progress(cursor: Cursor, key: BlobKey, size: int, etag: str | None) -> None:
+    """Keep how far a transfer is."""
+    query = f"UPDATE blob SET progress = ?, etag = coalesce(?, etag) {_WHERE_KEY}"
+    cursor.execute(query, (size, etag, *_of(key)))
+
+
+def note_known(cursor: Cursor, key: BlobKey, sealed: Sealed, etag: str | None) -> None:
+    """Keep what authentic bytes say of a blob that only a list had told of."""
+    query = f"""
+        UPDATE blob SET length = ?, size = ?, header = ?, commitment = ?, etag = coalesce(?, etag)
+        {_WHERE_KEY} AND length = -1
+    """
+    cursor.execute(query, (sealed.length, sealed.size, sealed.header, sealed.commitment, etag, *_of(key)))
+
+
+def name_partial(cursor: Cursor, key: BlobKey, name: str) -> str:
+    """Return the name of the file with what has come of a blob; ``name``, if there was none."""
+    cursor.execute(f"UPDATE blob SET partial = coalesce(partial, ?) {_WHERE_KEY}", (name, *_of(key)))
+    row = cursor.execute(f"SELECT partial FROM blob {_WHERE_KEY}", _of(key)).fetchone()
+    if row is None:
+        raise BlobNotFound(key.blob_id, key.namespace)
+    kept: str = row[0]
+    return kept
+
+
+def settle(cursor: Cursor, outcomes: Sequence[Outcome]) -> list[SyncStatus | None]:
+    """Note what became of transfers of blobs that are still the same."""
+    return [_settle(cursor, outcome) for outcome in outcomes]
+
+
+def _settle(cursor: Cursor, outcome: Outcome) -> SyncStatus | None:
+    row = look_up(cursor, outcome.key)
+    if row is None or row.sealed.commitment != outcome.commitment:
+        return None
+    status = TRANSITIONS.get((row.status, outcome.event))
+    if status is None:
+        # It was kept local, or deleted, while it was under way.
+        return row.status
+    cursor.execute(
+        f"UPDATE blob SET status = ?, etag = coalesce(?, etag), {IDLE}, reason = ? {_WHERE_KEY}",
+        (status.value, outcome.etag, outcome.reason, *_of(outcome.key)),
+    )
+    return status
+
+
+def arrive_all(cursor: Cursor, arrivals: Sequence[Arrival]) -> list[SyncStatus | None]:
+    """Take blobs that came; `None` for those that are not wanted any more."""
+    return [_arrive(cursor, arrival) for arrival in arrivals]
+
+
+def _arrive(cursor: Cursor, arrival: Arrival) -> SyncStatus | None:
+    try:
+        status = arrive(cursor, arrival.key, arrival.sealed, arrival.spooled)
+    except BlobNotFound:
+        return None
+    cursor.execute(f"UPDATE blob SET etag = coalesce(?, etag) {_WHERE_KEY}", (arrival.etag, *_of(arrival.key)))
+    return status
+
+
+def postpone(cursor: Cursor, keys: Sequence[BlobKey], until: float, reason: str, failed: bool, rejected: bool) -> None:
+    """Try transfers again later, those that were asked for."""
+    cursor.executemany(
+        f"""
+        UPDATE blob SET retry_at = CASE WHEN retry_at IS NULL THEN NULL ELSE ? END, reason = ?,
+            attempts = attempts + ?, rejections = rejections + ? {_WHERE_KEY}
+        """,
+        [(until, reason, int(failed), int(rejected), *_of(key)) for key in keys],
+    )
+
+
+def postpone_all(cursor: Cursor, scope: Scope | None, now: float, until: float, reason: str) -> None:
+    """Try all transfers that are due later."""
+    where, values = _of_scope(_statuses(scope), None if scope is None else scope.namespace)
+    query = f"""
+        UPDATE blob SET retry_at = ?, reason = coalesce(reason, ?)
+        WHERE retry_at IS NOT NULL AND retry_at <= ? AND {where}
+    """
+    cursor.execute(query, (until, reason, now, *values))
+
+
+def withdraw(cursor: Cursor, key: BlobKey, event: SyncEvent | None) -> list[str]:
+    """Ask no more for a transfer; return the files that nothing refers to any more."""
+    row = look_up(cursor, key)
+    if row is None:
+        return []
+    status = row.status if event is None else after(row.status, event)
+    cursor.execute(f"UPDATE blob SET status = ?, {IDLE} {_WHERE_KEY}", (status.value, *_of(key)))
+    return [] if row.partial is None else [row.partial]
+
+
+# --- deleting -----------------------------------------------------------------------------------------
+
+
+def delete(cursor: Cursor, key: BlobKey) -> list[str] | None:
+    """Let a blob be deleted; return the files that nothing refers to any more, `None` when there was no such blob."""
+    row = look_up(cursor, key)
+    if row is None or row.status is SyncStatus.PENDING_DELETE:
+        return None
+    files = drop_bytes(cursor, key)
+    status = after(row.status, SyncEvent.DELETED)
+    # The header is of no use any more, and what was asked for is over.
+    cursor.execute(f"UPDATE blob SET status = ?, {IDLE} {_WHERE_KEY}", (status.value, *_of(key)))
+    return files
+
+
+def drop_bytes(cursor: Cursor, key: BlobKey) -> list[str]:
+    """Let nothing of a blob's bytes be here; return the files that nothing refers to any more."""
+    row = must_get(cursor, key)
+    files = cursor.execute("SELECT file, partial FROM blob WHERE id = ?", (row.id,)).fetchone()
+    cursor.execute("DELETE FROM container WHERE id = ?", (row.id,))
+    cursor.execute("UPDATE blob SET file = NULL, partial = NULL, progress = 0 WHERE id = ?", (row.id,))
+    return [name for name in files if name is not None]
+
+
+def remove(cursor: Cursor, key: BlobKey) -> list[str]:
+    """Let there be no such blob; return the files that nothing refers to any more."""
+    files = drop_bytes(cursor, key)
+    cursor.execute(f"DELETE FROM blob {_WHERE_KEY}", _of(key))
+    return files
+
+
+def forget(cursor: Cursor, key: BlobKey, commitment: bytes) -> list[str]:
+    """Note that a deletion was carried out; return the files that nothing refers to any more."""
+    row = look_up(cursor, key)
+    if row is None:
+        return []
+    cursor.execute(f"UPDATE blob SET replaces = NULL, etag = NULL {_WHERE_KEY}", _of(key))
+    is_same = row.sealed.commitment == commitment
+    return remove(cursor, key) if is_same and row.status is SyncStatus.PENDING_DELETE else []
+
+
+# --- what there is ------------------------------------------------------------------------------------
+
+
+def list_blobs(cursor: Cursor, namespace: Namespace, status: SyncStatus | None) -> list[Queued]:
+    """Return the blobs of a namespace that are not deleted, by id."""
+    where, values = _of_scope([status] if status is not None else _NOT_DELETED, namespace)
+    return [queued(row) for row in cursor.execute(f"{SELECT} WHERE {where} ORDER BY blob_id", values)]
+
+
+def count(cursor: Cursor, namespace: Namespace | None) -> dict[SyncStatus, int]:
+    """Return how many blobs have which status."""
+    where, values = _of_scope(list(SyncStatus), namespace)
+    query = f"SELECT status, count(*) FROM blob WHERE {where} GROUP BY status"
+    return {SyncStatus(status): number for status, number in cursor.execute(query, values)}
+
+
+def namespaces(cursor: Cursor) -> list[Namespace]:
+    """Return all namespaces that this device knows."""
+    query = "SELECT DISTINCT namespace FROM blob UNION SELECT namespace FROM listing ORDER BY 1"
+    return [Namespace(row[0]) for row in cursor.execute(query)]
+
+
+def set_priority(cursor: Cursor, key: BlobKey, priority: Priority) -> None:
+    """Let a blob go sooner or later."""
+    must_get(cursor, key)
+    cursor.execute(f"UPDATE blob SET priority = ? {_WHERE_KEY}", (priority.value, *_of(key)))
+
+
+_NOT_DELETED = [status for status in SyncStatus if status is not SyncStatus.PENDING_DELETE]
+
+
+def _of(key: BlobKey) -> tuple[Namespace, BlobId]:
+    return key.namespace, key.blob_id
+
+
+def _statuses(scope: Scope | None) -> list[SyncStatus]:
+    """Return the statuses of the transfers that are meant."""
+    return [status for status, direction in DIRECTIONS.items() if scope is None or direction in scope.directions]
+
+
+def _of_scope(statuses: Sequence[SyncStatus], namespace: Namespace | None) -> tuple[str, list[str]]:
+    """Return a condition and its values."""
+    where = f"status IN ({', '.join('?' * len(statuses))})"
+    values = [status.value for status in statuses]
+    return (where, values) if namespace is None else (f"{where} AND namespace = ?", [*values, namespace])
