@@ -21,11 +21,14 @@ from soledad.client.attachments import Attachments
 from soledad.client.blobs import Blobs
 from soledad.client.document import Document
 from soledad.client.documents import Documents, new_document
+from soledad.client.held import Held
+from soledad.client.keeping import Keeping
 from soledad.client.local.store import LocalStore, Workers
 from soledad.client.observers import Observer, Observers, Subscription
 from soledad.client.operations import Operations, local_operation
 from soledad.client.queries import Queries
 from soledad.client.remote.connect import Server, check_server, connect
+from soledad.client.sync.collect import Collector, Rounds
 from soledad.crypto.slots import Credential, Passphrase
 from soledad.deferreds import Serial, ThreadWorker, deferred, outlasting, unawaited
 from soledad.errors import NoServer, StoreClosed
@@ -61,9 +64,16 @@ class Soledad:
     _documents: Documents = field(repr=False)
     _queries: Queries = field(repr=False)
     _server: Server | None = field(repr=False)
+    _keeping: Keeping = field(repr=False)
+    _collector: Collector = field(repr=False)
+    _rounds: Rounds = field(init=False, repr=False)
     _trigger: Any = field(default=None, init=False, repr=False)
     _closed: Deferred[None] | None = field(default=None, init=False, repr=False)
     _changing: Serial = field(factory=Serial, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Say what is done by itself while the store is open."""
+        self._rounds = Rounds(self._reactor, self.operations, self._look_after)
 
     # --- opening and closing --------------------------------------------------------------------------
 
@@ -129,7 +139,10 @@ class Soledad:
         self._documents.observers.close()
         if self._trigger is not None:
             self._reactor.removeSystemEventTrigger(self._trigger)
+        self._rounds.stop()
+        self._keeping.stop()
         await self.operations.close()
+        await self._keeping.flush()
         try:
             if self._server is not None:
                 await self._server.close()
@@ -413,6 +426,34 @@ class Soledad:
         """
         return await self._queries.search(name, query, limit, offset)
 
+    # --- what is kept on this device ------------------------------------------------------------------
+
+    @property
+    def storage_budget(self) -> int | None:
+        """How many bytes of attachments are to be on this device at most, sealed; `None`: any number."""
+        return self._keeping.budget
+
+    @local_operation
+    async def set_storage_budget(self, limit: int | None) -> None:
+        """
+        Let only so many bytes of attachments be on this device; the store remembers it.
+
+        When there are more, those that were read least recently are dropped, one after the other, in the background:
+        only what the server has just confirmed to have, and never what is pinned or waits to be sent.  So there may
+        be more for a while, or as long as the server is out of reach.  Dropped bytes are fetched when they are read.
+
+        :param limit: bytes, as they are stored: a little more than the attachments have; `None`: any number.
+        :return: fires when it is durable, and not when there is room.
+        :raise InvalidLimit: it is no whole number from 0 on.
+        """
+        await self._keeping.set_budget(limit)
+
+    async def _look_after(self) -> None:
+        """Do what is due while the store is open."""
+        await self._keeping.flush()
+        await self._collector.run()
+        self._keeping.soon()
+
     # --- keys and tokens ------------------------------------------------------------------------------
 
     @local_operation
@@ -484,7 +525,10 @@ async def open_store(
     """Open a store with parts that are handed in, and put it together; for `Soledad.open` and for tests."""
     stop = Event()
     work = workers.files.run(_open_local, folder, user, credential, workers, stop, stop=stop)
-    return assemble(reactor, workers, user, await work, server)
+    soledad = assemble(reactor, workers, user, await work, server)
+    soledad._keeping.start()
+    soledad._rounds.start()
+    return soledad
 
 
 def _open_local(folder: Path, user: UserId, credential: Credential, workers: Workers, stop: Event) -> LocalStore:
@@ -497,13 +541,16 @@ def _open_local(folder: Path, user: UserId, credential: Credential, workers: Wor
 
 def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, server: Server | None) -> Soledad:
     """Put the parts of a store together."""
-    operations = Operations()
+    operations, held, applying = Operations(), Held(), Serial()
     remote = None if server is None else server.blobs
     blobs = Blobs(local.blobs, remote, local, workers.files, workers.streams, Budget())
-    attachments = Attachments(operations, blobs, workers.files, local.documents, remote is not None)
-    documents = Documents(local.documents, local.blobs, attachments, Observers(workers.files.report))
+    keeping = Keeping(local.blobs, local.blobs, remote, workers.files, reactor, operations, local.budget)
+    attachments = Attachments(operations, blobs, workers.files, local.documents, held, keeping, remote is not None)
+    observers = Observers(workers.files.report)
+    documents = Documents(local.documents, local.blobs, attachments, observers, held, applying)
     queries = Queries(local.queries, documents.load)
-    return Soledad(user, operations, reactor, workers, local, documents, queries, server)
+    collector = Collector(local.blobs, local.blobs, local.documents, held, applying, reactor, remote is not None)
+    return Soledad(user, operations, reactor, workers, local, documents, queries, server, keeping, collector)
 
 
 def _pass_to(result: Any, waiter: Deferred[Any]) -> Any:

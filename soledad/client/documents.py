@@ -14,9 +14,10 @@ from attrs import define
 from twisted.logger import Logger
 
 from soledad.client.document import Document, Home, Snapshot
+from soledad.client.held import Held
 from soledad.client.interfaces import IDocuments, ILocalBlobs
 from soledad.client.observers import Observers
-from soledad.deferreds import completed, in_turn
+from soledad.deferreds import Serial, completed, in_turn
 from soledad.errors import InvalidContent, StorageError
 from soledad.model.attachment import Pointer
 from soledad.model.conflict import Applied, Versions
@@ -35,6 +36,9 @@ class Documents:
     _blobs: ILocalBlobs
     _home: Home
     observers: Observers
+    _held: Held
+    #: Taking versions from elsewhere, and collecting what no version refers to: one after the other.
+    applying: Serial
     #: Bytes that the text of a document may have; `None`: any number.
     size_limit: int | None = None
 
@@ -72,6 +76,9 @@ class Documents:
 
         :return: what became of each, when it is durable and the blobs they refer to are known.
         """
+        return await self.applying.run(partial(self._apply_all, incoming))
+
+    async def _apply_all(self, incoming: Sequence[Versions]) -> list[Applied]:
         applied = await self._local.apply_all(incoming)
         for one in applied:
             if one.copied:
@@ -138,6 +145,7 @@ class Documents:
 
     def load(self, stored: Stored) -> Document:
         """Return the object for a stored document."""
+        self._held.hold(stored.attachments.values())
         snapshot = Snapshot(stored.content, stored.attachments)
         return Document.load(stored.doc_id, stored.rev, snapshot, self._home, stored.has_conflicts)
 

@@ -464,6 +464,9 @@ class IRetention(Interface):
     def evict(key: BlobKey) -> Deferred[SyncStatus]:
         """Drop the bytes of a blob that the server has; fire with its status after it.  Errors as `evictable`."""
 
+    def used(key: BlobKey) -> None:
+        """Remember that a blob was read just now; see `note_uses`."""
+
     def note_uses() -> Deferred[None]:
         """Make durable which blobs were used since this was called last."""
 
@@ -473,9 +476,6 @@ class IRetention(Interface):
 
         :return: fires with this number, and at most ``limit`` of those that may go, the least recently used first.
         """
-
-    def budget() -> Deferred[int | None]:
-        """Return how many bytes of attachments are to be here at most."""
 
     def set_budget(limit: int | None) -> Deferred[None]:
         """Note how many bytes of attachments are to be here at most."""

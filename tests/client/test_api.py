@@ -50,17 +50,21 @@ OF_THE_STORE: dict[str, Callable[[Document], tuple[Any, ...]]] = {
     "put_docs": lambda doc: ([doc],),
     "resolve_doc": lambda doc: (doc, [doc.rev]),
     "search": lambda doc: ("text", "word"),
+    "set_storage_budget": lambda doc: (1000,),
     "whats_changed": lambda doc: (),
 }
 OF_DOCUMENTS: dict[str, Callable[[Document], tuple[Any, ...]]] = {
     "delete_attachment": lambda doc: (),
     "download_attachment": lambda doc: (),
+    "evict_attachment": lambda doc: (),
     "get_attachment": lambda doc: (),
     "get_attachment_state": lambda doc: (),
     "is_stale": lambda doc: (),
     "link_attachment": lambda doc: (doc,),
+    "pin_attachment": lambda doc: (),
     "put_attachment": lambda doc: (b"data",),
     "read_attachment": lambda doc: (),
+    "unpin_attachment": lambda doc: (),
     "upload_attachment": lambda doc: (),
     "write_attachment_to": lambda doc: (MemoryConsumer(),),
 }

@@ -14,7 +14,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from soledad.client.interfaces import Container, IRetention, Spooled
+from soledad.client.interfaces import IRetention, Spooled
 from soledad.client.local import blobs
 from soledad.client.local.blobs import IDLE, BlobRow, LocalBlobs
 from soledad.client.local.database import Cursor
@@ -275,13 +275,6 @@ class KeptBlobs(LocalBlobs):
     # --- as what holds them ---------------------------------------------------------------------------
 
     @deferred
-    async def open(self, key: BlobKey) -> tuple[KnownBlob, Container]:
-        """See `ILocalBlobs`."""
-        found = await LocalBlobs.open(self, key)
-        self._uses.add(key)
-        return found
-
-    @deferred
     async def put(
         self,
         key: BlobKey,
@@ -364,13 +357,13 @@ class KeptBlobs(LocalBlobs):
         if keys:
             await self.database.write(note_uses, keys)
 
+    def used(self, key: BlobKey) -> None:
+        """See `IRetention`."""
+        self._uses.add(key)
+
     def excess(self, budget: int, limit: int) -> Deferred[tuple[int, list[KnownBlob]]]:
         """See `IRetention`."""
         return self.database.read(excess, budget, limit)
-
-    def budget(self) -> Deferred[int | None]:
-        """See `IRetention`."""
-        return self.database.read(budget)
 
     def set_budget(self, limit: int | None) -> Deferred[None]:
         """See `IRetention`."""

@@ -69,6 +69,8 @@ class LocalStore:
     documents: LocalDocuments
     queries: LocalQueries
     blobs: KeptBlobs
+    #: Bytes of attachments that are to be here at most.
+    budget: int | None
 
     @classmethod
     def open(cls, folder: Path, user: UserId, credential: Credential, workers: Workers) -> LocalStore:
@@ -102,6 +104,7 @@ class LocalStore:
                 LocalDocuments(documents_database, replica),
                 LocalQueries(documents_database),
                 KeptBlobs(blobs_database, files, workers.files),
+                blobs_database.read_now(retention.budget),
             )
             store.reconcile()
             undo.pop_all()

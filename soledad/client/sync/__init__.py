@@ -1,0 +1,1 @@
+"""What a device does with the server by itself: plan, then carry out."""
