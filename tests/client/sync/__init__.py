@@ -1,0 +1,1 @@
+"""Tests of what a device does with the server by itself."""
