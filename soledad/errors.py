@@ -257,6 +257,13 @@ class NotAllowed(UsageError):
 
 
 @frozen(str=False)
+class UnsupportedMediaType(UsageError):
+    """The body is not of the type that is taken here."""
+
+    expected: str = ""
+
+
+@frozen(str=False)
 class InvalidFlags(UsageError):
     """The list of flags is none, or names a flag that does not exist."""
 
@@ -502,10 +509,22 @@ class LengthRequired(TransferError):
 
 
 @frozen(str=False)
+class ChecksumMismatch(TransferError):
+    """The bytes that arrived are not those of the checksum: none of them was taken."""
+
+
+@frozen(str=False)
 class TooLarge(TransferError):
     """The body is larger than the server takes (bytes)."""
 
     limit: int | None = None
+
+
+@frozen(str=False)
+class MalformedStream(TransferError):
+    """A body that holds many blobs is not well-formed, or is cut off."""
+
+    reason: str = ""
 
 
 @frozen(str=False)
@@ -539,6 +558,13 @@ class ConnectionFailed(RetriableTransferError):
     """The server cannot be reached, or the connection broke."""
 
     reason: str = ""
+
+
+@frozen(str=False)
+class UploadBusy(RetriableTransferError):
+    """Another connection is at this upload, and cannot be ended from here."""
+
+    upload: str
 
 
 @frozen(str=False)

@@ -137,10 +137,11 @@ class WorkerConsumer:
         self._pump()
         return idle
 
-    def abort(self) -> Deferred[None]:
-        """Drop what waits, take no more, and fire when the handler does not run any more."""
+    def abort(self, keep: bool = False) -> Deferred[None]:
+        """Drop what waits unless ``keep``, take no more, and fire when the handler does not run any more."""
         self._ended = True
-        self._drop()
+        if not keep:
+            self._drop()
         done = self.finish()
         return outlasting(done.addErrback(lambda failure: None), lambda: None)
 
@@ -208,12 +209,13 @@ class WorkerConsumer:
         return pulls and not self._busy and self._failure is None and not self._ended
 
 
-async def pour(producer: IBodyProducer, consumer: WorkerConsumer) -> int:
+async def pour(producer: IBodyProducer, consumer: WorkerConsumer, keep: bool = False) -> int:
     """
     Let ``producer`` write all it has to ``consumer``; return the number of bytes once all of them were handled.
 
     If either side fails, or this is cancelled, the other is stopped, and nothing runs any more when this ends.
 
+    :param keep: what came until then is handled all the same.
     :raise WrongLength: the producer gave more or fewer bytes than its ``length``.
     """
     outcome: Deferred[None] = Deferred()
@@ -240,7 +242,7 @@ async def pour(producer: IBodyProducer, consumer: WorkerConsumer) -> int:
         consumer.unregisterProducer()
         if not produced.called:
             producer.stopProducing()
-        await consumer.abort()
+        await consumer.abort(keep)
         raise
     finally:
         if isinstance(producer, WorkerProducer):

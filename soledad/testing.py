@@ -20,7 +20,7 @@ It needs the extra ``server`` (``pip install soledad[server]``).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,13 +51,13 @@ from soledad.client.remote.agent import ServerAgent
 from soledad.client.remote.connect import Address, Server
 from soledad.crypto.slots import HandedInKey
 from soledad.deferreds import InPlace, unawaited
-from soledad.errors import SoledadError
+from soledad.errors import SoledadError, StorageError
 from soledad.model.ids import user_id
 from soledad.server.accounts import Accounts
 from soledad.server.backends.memory import memory_backend, memory_database
-from soledad.server.interfaces import Found, IByteStore, Place, Stored
+from soledad.server.interfaces import Found, IByteStore, IPart, Place, Stored
 from soledad.server.service import make_root, make_site
-from soledad.streams import Budget
+from soledad.streams import Budget, MemoryConsumer
 from soledad.wire.routes import PAGE
 from soledad.wire.status import encode_error
 
@@ -127,7 +127,7 @@ class MemoryServer:
         backend.store = self._bytes
         self._accounts = Accounts(database, self.clock.seconds)
         self._tokens: dict[str, str] = {}
-        self._door = _Door(make_root(backend, self._accounts))
+        self._door = _Door(make_root(backend, self._accounts, budget=budget))
         self._network = _Network(self.clock, make_site(self._door, self.clock, budget))  # type: ignore[arg-type]
         self._agent: ServerAgent | None = None
 
@@ -256,6 +256,23 @@ class _FlippedBytes:
         """See `IByteStore`."""
         return self._bytes.write(place, producer)
 
+    def write_many(
+        self, portions: Sequence[tuple[Place | None, int]], producer: IBodyProducer
+    ) -> Deferred[list[Stored | None]]:
+        """See `IByteStore`."""
+        return self._bytes.write_many(portions, producer)
+
+    def read_many(self, places: Sequence[tuple[Place, int]]) -> Deferred[list[bytes | StorageError]]:
+        """See `IByteStore`."""
+        return self._bytes.read_many(places).addCallback(lambda found: [self._flipped(one) for one in found])
+
+    def _flipped(self, data: bytes | StorageError) -> bytes | StorageError:
+        if self.position is None or not isinstance(data, bytes):
+            return data
+        flipped = MemoryConsumer()
+        _Flip(flipped, self.position).write(data)
+        return flipped.value()
+
     def read(self, place: Place, consumer: IConsumer, start: int, length: int) -> Deferred[None]:
         """See `IByteStore`."""
         if self.position is not None:
@@ -273,6 +290,18 @@ class _FlippedBytes:
     def list(self, after: str = "", limit: int = PAGE) -> Deferred[list[Found]]:
         """See `IByteStore`."""
         return self._bytes.list(after, limit)
+
+    def put_aside(self, place: Place) -> Deferred[str]:
+        """See `IByteStore`."""
+        return self._bytes.put_aside(place)
+
+    def begin(self, place: Place) -> Deferred[None]:
+        """See `IByteStore`."""
+        return self._bytes.begin(place)
+
+    def resume(self, place: Place) -> Deferred[IPart]:
+        """See `IByteStore`."""
+        return self._bytes.resume(place)
 
 
 @implementer(IConsumer)

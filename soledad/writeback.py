@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from attrs import define, field
+from attrs import Factory, define, field
 
 #: Bytes that the disk is given at a time.
 STRETCH = 8 * 1024 * 1024
@@ -16,8 +16,9 @@ class Writeback:
     """Tells the system to write a file out as it grows.  What is durable, and when, is for fsync to say."""
 
     _file: int
-    _written: int = field(default=0, init=False)
-    _begun: int = field(default=0, init=False)
+    #: Where in the file writing begins, and then, how far it is.
+    _written: int = 0
+    _begun: int = field(default=Factory(lambda self: self._written, takes_self=True), init=False)
 
     def wrote(self, size: int) -> None:
         """Note that ``size`` more bytes were written to the file."""

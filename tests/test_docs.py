@@ -143,6 +143,17 @@ class PageTests(Running):
         for query in ("cafe creme", '"creme was" go*', "receipt"):
             self.assertEqual(len(await store.search("notes", query)), 1)
 
+    async def test_blobs(self) -> None:
+        """What the page on blobs shows runs, and what it asserts holds."""
+        page = (DOCS / "blobs.rst").read_text("utf-8")
+        memory = MemoryServer(reactor)
+        store = make_store(self, memory)
+        scope: dict[str, Any] = {"soledad": store, "print": print, **vars(soledad)}
+        for block in blocks(page, "python"):
+            exec("async def run():\n" + textwrap.indent(block, "    "), {**scope, "soledad": store}, scope)
+            await scope["run"]()
+        self.assertEqual(await store.blobs.sync_progress(), {soledad.SyncStatus.SYNCED: 2})
+
     async def test_conflicts(self) -> None:
         """What the page on conflicts shows settles one, keeps a photo, and observes."""
         look, settle, link, observe = blocks((DOCS / "conflicts.rst").read_text("utf-8"), "python")

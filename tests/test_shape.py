@@ -41,8 +41,13 @@ ONLY_FOR: dict[str, set[str]] = {
     "treq": {"soledad.client.remote", "soledad.testing"},
     "sqlalchemy": {
         "soledad.server.accounts",
+        "soledad.server.batches",
+        "soledad.server.claims",
         "soledad.server.database",
         "soledad.server.index",
+        "soledad.server.pending",
+        "soledad.server.repairs",
+        "soledad.server.rows",
         "soledad.server.schema",
     },
     "platformdirs": {"soledad.client.api"},

@@ -18,17 +18,20 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
 from soledad.client.attachments import Attachments
+from soledad.client.blob_store import BlobStore
 from soledad.client.blobs import Blobs
 from soledad.client.document import Document
 from soledad.client.documents import Documents, new_document
 from soledad.client.held import Held
 from soledad.client.keeping import Keeping
 from soledad.client.local.store import LocalStore, Workers
+from soledad.client.local.transfers import BlobQueue
 from soledad.client.observers import Observer, Observers, Subscription
 from soledad.client.operations import Operations, local_operation
 from soledad.client.queries import Queries
 from soledad.client.remote.connect import Server, check_server, connect
 from soledad.client.sync.collect import Collector, Rounds
+from soledad.client.sync.remote import Here, Remote
 from soledad.crypto.slots import Credential, Passphrase
 from soledad.deferreds import Serial, ThreadWorker, deferred, outlasting, unawaited
 from soledad.errors import NoServer, StoreClosed
@@ -64,6 +67,8 @@ class Soledad:
     _documents: Documents = field(repr=False)
     _queries: Queries = field(repr=False)
     _server: Server | None = field(repr=False)
+    #: Blobs without a document, and the transfers of all.
+    blobs: BlobStore = field(repr=False)
     _keeping: Keeping = field(repr=False)
     _collector: Collector = field(repr=False)
     _rounds: Rounds = field(init=False, repr=False)
@@ -141,6 +146,7 @@ class Soledad:
             self._reactor.removeSystemEventTrigger(self._trigger)
         self._rounds.stop()
         self._keeping.stop()
+        self.blobs.stop()
         await self.operations.close()
         await self._keeping.flush()
         try:
@@ -541,16 +547,23 @@ def _open_local(folder: Path, user: UserId, credential: Credential, workers: Wor
 
 def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, server: Server | None) -> Soledad:
     """Put the parts of a store together."""
-    operations, held, applying = Operations(), Held(), Serial()
+    operations, held, applying, budget = Operations(), Held(), Serial(), Budget()
     remote = None if server is None else server.blobs
-    blobs = Blobs(local.blobs, remote, local, workers.files, workers.streams, Budget())
+    queue = BlobQueue(local.blobs)
+    here = Here(reactor, operations, user, local.blobs, queue, local, workers.files, workers.streams, budget)
+    there = None if server is None else Remote.over(here, server)
+    engine = None if there is None else there.engine
+    blobs = Blobs(local.blobs, remote, local, workers.files, workers.streams, budget, engine)
     keeping = Keeping(local.blobs, local.blobs, remote, workers.files, reactor, operations, local.budget)
     attachments = Attachments(operations, blobs, workers.files, local.documents, held, keeping, remote is not None)
     observers = Observers(workers.files.report)
     documents = Documents(local.documents, local.blobs, attachments, observers, held, applying)
     queries = Queries(local.queries, documents.load)
+    store = BlobStore(operations, blobs, local.blobs, queue, workers.files, there)
     collector = Collector(local.blobs, local.blobs, local.documents, held, applying, reactor, remote is not None)
-    return Soledad(user, operations, reactor, workers, local, documents, queries, server, keeping, collector)
+    if engine is not None:
+        engine.go_on()
+    return Soledad(user, operations, reactor, workers, local, documents, queries, server, store, keeping, collector)
 
 
 def _pass_to(result: Any, waiter: Deferred[Any]) -> Any:

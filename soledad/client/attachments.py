@@ -16,7 +16,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.web.iweb import IBodyProducer
 
-from soledad.client.blobs import Blob, Blobs, Source
+from soledad.client.blob import Blob
+from soledad.client.blobs import Blobs, Source
 from soledad.client.document import Document, ProgressCallback
 from soledad.client.held import Held
 from soledad.client.interfaces import IDocuments
@@ -36,6 +37,7 @@ from soledad.errors import (
 from soledad.model.attachment import AttachmentStates, Pointer, state_of
 from soledad.model.blob import BlobKey, ByteRange
 from soledad.model.ids import ATTACHMENTS, attachment_name, random_blob_id
+from soledad.model.transfer import Direction
 from soledad.streams import Progress
 
 T = TypeVar("T")
@@ -92,7 +94,8 @@ class Attachments:
             try:
                 return await self._blobs.open(blob)
             except BlobNotFound:
-                await self._fetched(doc, name, lambda: self._blobs.download(blob, Progress(self._worker, None)))
+                progress = Progress(self._worker, None)
+                await self._fetched(doc, name, lambda: self._blobs.move(Direction.DOWNLOAD, blob, progress))
             return await self._blobs.open(blob)
 
     @network_operation
@@ -114,24 +117,23 @@ class Attachments:
     @network_operation
     async def upload_attachment(self, doc: Document, name: str, progress: ProgressCallback | None) -> AttachmentStates:
         """See `Document.upload_attachment`."""
-        blob = _blob(doc, name)
-        if blob is None:
-            return AttachmentStates.NONE
-        report = Progress(self._worker, progress)
-        status = await self._fetched(doc, name, lambda: self._blobs.upload(blob, report))
-        report.finished()
-        return state_of(status)
+        return await self._move(Direction.UPLOAD, doc, name, progress)
 
     @network_operation
     async def download_attachment(
         self, doc: Document, name: str, progress: ProgressCallback | None
     ) -> AttachmentStates:
         """See `Document.download_attachment`."""
+        return await self._move(Direction.DOWNLOAD, doc, name, progress)
+
+    async def _move(
+        self, direction: Direction, doc: Document, name: str, progress: ProgressCallback | None
+    ) -> AttachmentStates:
         blob = _blob(doc, name)
         if blob is None:
             return AttachmentStates.NONE
         report = Progress(self._worker, progress)
-        status = await self._fetched(doc, name, lambda: self._blobs.download(blob, report))
+        status = await self._fetched(doc, name, lambda: self._blobs.move(direction, blob, report))
         report.finished()
         return state_of(status)
 

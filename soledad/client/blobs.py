@@ -8,81 +8,38 @@ is not known here.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine
 from functools import partial
 from io import BytesIO
 from threading import Event
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import BinaryIO
 
-from attrs import define, field, frozen
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from attrs import define, field
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 
+from soledad.client.blob import Blob, Keyring, context_of
 from soledad.client.interfaces import Container, ILocalBlobs, IRemoteBlobs
 from soledad.client.reading import SealedFile
 from soledad.client.scratch import Scratch
-from soledad.client.sealing import ContainerReader, RangeReader, Sealing, Verifying, open_window, read_range
-from soledad.crypto.container import Chunks, Context, KeyMaterial, Keys, Opener, RangeOpener, Sealer
-from soledad.deferreds import SerialByKey, Worker, completed
-from soledad.errors import BlobExists, BlobNotFound, NoServer, UnexpectedAnswer
-from soledad.model.blob import BlobKey, ByteRange, KnownBlob, Sealed, SyncEvent, SyncStatus
+from soledad.client.sealing import RangeReader, Sealing, open_window, read_range
+from soledad.client.sync.engine import Engine
+from soledad.crypto.container import Chunks, KeyMaterial, RangeOpener, Sealer
+from soledad.deferreds import Worker, completed
+from soledad.errors import BlobNotFound, NoServer, UnexpectedAnswer
+from soledad.model.blob import BlobKey, ByteRange, Priority, Sealed, SyncEvent, SyncStatus
+from soledad.model.transfer import Direction, Queued
 from soledad.streams import Budget, Gate, MemoryConsumer, Progress, WorkerConsumer, WorkerProducer, pour, send
-from soledad.wire.container import HEADER_SIZE, SALT_SIZE, Layout, Purpose
+from soledad.wire.container import HEADER_SIZE, SALT_SIZE
 
 #: Bytes that one request for a range of a remote blob asks for.
 WINDOW = 2 * 1024 * 1024
 #: The same when buffers are scarce: a chunk.
 LEAST_WINDOW = 64 * 1024
-#: Whole blobs that are on their way to or from the server at a time: more are not faster.
-TRANSFERS = 8
+#: Bytes that are sealed where the row is written: the way to another thread would take longer.
+SMALL = 64 * 1024
 
-T = TypeVar("T")
 Source = BinaryIO | bytes | bytearray | memoryview | IBodyProducer
-
-
-class Keyring(Protocol):
-    """The keys that blobs are sealed under."""
-
-    @property
-    def current(self) -> KeyMaterial:
-        """What new containers are sealed under."""
-
-    @property
-    def roots(self) -> Keys:
-        """All that older ones may be sealed under."""
-
-
-@frozen
-class Blob:
-    """A blob as a pointer describes it."""
-
-    key: BlobKey
-    length: int
-    commitment: bytes
-
-    @property
-    def context(self) -> Context:
-        """What its container is sealed for."""
-        return context_of(self.key)
-
-    def opener(self, keys: Keys) -> Opener:
-        """Return what verifies the whole container."""
-        return Opener(keys, self.context, self.length, self.commitment)
-
-    def chunks(self, keys: Keys, header: bytes) -> Chunks:
-        """Return what opens single chunks behind ``header``."""
-        return Chunks.of_length(keys, self.context, header, self.length, self.commitment)
-
-    def sealed(self, header: bytes | None) -> Sealed:
-        """Return what a local row says of it."""
-        size = Layout.of_data(self.length, Purpose.BLOB.floor).size
-        return Sealed(self.length, size, header, self.commitment)
-
-
-def context_of(key: BlobKey) -> Context:
-    """Return what the container of a blob is sealed for."""
-    return Context(Purpose.BLOB, key.namespace, key.blob_id)
 
 
 @define(eq=False)
@@ -96,18 +53,29 @@ class Blobs:
     #: Where streams read, piece by piece.
     _reader: Worker
     _budget: Budget
+    _engine: Engine | None
     _scratch: Scratch = field(factory=Scratch, init=False)
-    _turns: SerialByKey = field(factory=SerialByKey, init=False)
-    _transfers: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(TRANSFERS), init=False)
 
     # --- what goes in ---------------------------------------------------------------------------------
 
-    async def put(self, key: BlobKey, source: Source, progress: Progress) -> Blob:
+    async def put(
+        self,
+        key: BlobKey,
+        source: Source,
+        progress: Progress,
+        status: SyncStatus = SyncStatus.UNREFERENCED,
+        priority: Priority = Priority.MEDIUM,
+    ) -> Blob:
         """
-        Seal all of ``source`` and keep it, durable, condemned until something refers to it.
+        Seal all of ``source`` and keep it, durable; an ``UNREFERENCED`` one is condemned until something refers to it.
 
         :raise BlobExists: the id is taken.
         """
+        if isinstance(source, bytes) and len(source) <= SMALL:
+            progress.total = progress.done = len(source)
+            make = partial(_seal_small, self._keyring.current, key, source)
+            made = await self._local.put_made(key, make, status, priority)
+            return Blob(key, made.length, made.commitment)
         sealer = Sealer(self._keyring.current, context_of(key), os.urandom(SALT_SIZE))
         sealing = Sealing(self._local.spool(), sealer, self._scratch)
         try:
@@ -117,7 +85,7 @@ class Blobs:
             await completed(self._worker.run(sealing.discard))
             raise
         sealed = Sealed(sealer.length, spooled.size, sealer.header, sealer.commitment)
-        await self._local.put(key, sealed, spooled)
+        await self._local.put(key, sealed, spooled, status, priority)
         return Blob(key, sealer.length, sealer.commitment)
 
     async def _fill(self, sealing: Sealing, source: Source, progress: Progress) -> None:
@@ -229,21 +197,20 @@ class Blobs:
 
     # --- to and from the server -----------------------------------------------------------------------
 
-    async def upload(self, blob: Blob, progress: Progress) -> SyncStatus:
+    async def move(self, direction: Direction, blob: Blob, progress: Progress) -> SyncStatus:
         """
-        Send a blob that is here to the server, unless it is known to be there; return its status.
+        Send a blob that is here, or fetch one that is not, unless that is done; return its status.
 
+        :raise BlobNotFound: its bytes are not here, or the server has no such blob.
         :raise BlobExists: the server has something else under this id.
         """
-        return await self._turns.run(blob.key, lambda: self._transfer(self._upload, blob, progress))
-
-    async def download(self, blob: Blob, progress: Progress) -> SyncStatus:
-        """
-        Fetch a blob that is not here, verify and keep it; return its status.
-
-        :raise BlobNotFound: the server has no such blob.
-        """
-        return await self._turns.run(blob.key, lambda: self._transfer(self._download, blob, progress))
+        if self._engine is None:
+            raise NoServer()
+        row = Queued(blob.key, SyncStatus.AWAITED, Priority.MEDIUM, blob.sealed(None))
+        status = await self._engine.move(row, direction, progress)
+        if status is None:
+            raise BlobNotFound(blob.key.blob_id, blob.key.namespace)
+        return status
 
     async def status(self, blob: Blob) -> SyncStatus | None:
         """Return what this device knows of a blob; `None` when it knows nothing."""
@@ -264,68 +231,6 @@ class Blobs:
             raise UnexpectedAnswer("the blob on the server has another size")
         return await self._learn(blob, SyncEvent.CONFIRMED)
 
-    async def _transfer(self, move: Callable[..., Coroutine[Deferred[Any], Any, T]], *args: Any) -> T:
-        """Move one of the few blobs that are on their way at a time."""
-        return await self._transfers.run(move, *args)
-
-    async def _upload(self, blob: Blob, progress: Progress) -> SyncStatus:
-        remote = self._server()
-        known = await self._local.get(blob.key)
-        if known is not None and known.status in (SyncStatus.SYNCED, SyncStatus.REMOTE):
-            return known.status
-        known, container = await self._local.open(blob.key)
-        try:
-            progress.total = known.sealed.size
-            await self._send(remote, known, container, progress)
-        finally:
-            await completed(self._worker.run(container.close))
-        return await completed(self._local.change(blob.key, SyncEvent.CONFIRMED))
-
-    async def _send(self, remote: IRemoteBlobs, known: KnownBlob, container: Container, progress: Progress) -> None:
-        key, sealed = known.key, known.sealed
-        reader = ContainerReader(container)
-        producer = WorkerProducer(self._reader, reader.read, self._budget, sealed.size, on_sent=progress.add)
-        try:
-            await remote.write_blob(key.blob_id, producer, key.namespace)
-        except BlobExists:
-            # Ours, if an answer was lost: the header with its commitment stands for all bytes.
-            if await self._fetch(key, ByteRange(0, HEADER_SIZE)) != sealed.header:
-                raise
-        finally:
-            await completed(producer.stopped())
-
-    async def _download(self, blob: Blob, progress: Progress) -> SyncStatus:
-        remote = self._server()
-        known = await self._local.get(blob.key)
-        if known is not None and known.status.is_local:
-            return known.status
-        progress.total = blob.sealed(None).size
-        verifying = Verifying(self._local.spool(), blob.opener(self._keyring.roots), progress, self._scratch)
-        try:
-            consumer = WorkerConsumer(self._worker, verifying.take, self._budget)
-            await self._receive(remote, blob, consumer)
-            spooled = await self._worker.run(verifying.finish)
-        except BaseException as error:
-            await completed(self._worker.run(verifying.spool.discard))
-            await self._note_failure(blob, error)
-            raise
-        sealed = Sealed(blob.length, spooled.size, bytes(verifying.header), blob.commitment)
-        return await self._local.arrive(blob.key, sealed, spooled)
-
-    async def _receive(self, remote: IRemoteBlobs, blob: Blob, consumer: WorkerConsumer) -> None:
-        reading = remote.read_blob(blob.key.blob_id, consumer, blob.key.namespace)
-        # What fails verification ends the transfer: the rest is of no use.
-        consumer.on_failure = lambda failure: reading.cancel()
-        try:
-            await reading
-        finally:
-            # Its own failure is the reason, if there is one; and nothing may be handled any more after this.
-            await completed(consumer.finish())
-
-    async def _note_failure(self, blob: Blob, error: BaseException) -> None:
-        if isinstance(error, BlobNotFound):
-            await completed(self._learn(blob, SyncEvent.MISSED))
-
     def _learn(self, blob: Blob, event: SyncEvent) -> Deferred[SyncStatus]:
         return self._local.learn(blob.key, blob.sealed(None), event)
 
@@ -333,3 +238,10 @@ class Blobs:
         if self._remote is None:
             raise NoServer()
         return self._remote
+
+
+def _seal_small(material: KeyMaterial, key: BlobKey, data: bytes) -> tuple[Sealed, bytes]:
+    """Return the container of a little data; blocks."""
+    sealer = Sealer(material, context_of(key), os.urandom(SALT_SIZE))
+    container = b"".join((sealer.header, sealer.seal(data), sealer.finish()))
+    return Sealed(len(data), len(container), sealer.header, sealer.commitment), container

@@ -7,7 +7,7 @@ Methods return Deferreds, may overlap, and can be cancelled: the Deferred then f
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
@@ -22,6 +22,7 @@ from soledad.model.blob import (
     BlobInfo,
     BlobKey,
     ByteRange,
+    Flag,
     KnownBlob,
     Priority,
     Sealed,
@@ -259,6 +260,15 @@ class ILocalBlobs(Interface):
         :raise BlobExists: the id is taken; nothing is left of the container.
         """
 
+    def put_made(
+        key: BlobKey, make: Callable[[], tuple[Sealed, bytes]], status: SyncStatus, priority: Priority
+    ) -> Deferred[Sealed]:
+        """
+        Do as `put` with a small container that ``make`` returns, called in the worker: many share one way there.
+
+        It may be called more than once.
+        """
+
     def arrive(key: BlobKey, sealed: Sealed, spooled: Spooled) -> Deferred[SyncStatus]:
         """
         Take the verified bytes of a blob that was not here; fire with its status.
@@ -330,7 +340,7 @@ class IBlobQueue(Interface):
     """
 
     def ask(scope: Scope, now: float) -> Deferred[int]:
-        """Ask for all transfers of a scope, at once, whatever they wait for; fire with how many these are."""
+        """Ask for all transfers of a scope, at once, whatever they wait for; fire with how many bytes these are."""
 
     def due(scope: Scope | None, now: float, limit: int) -> Deferred[list[Queued]]:
         """Return transfers that were asked for and whose time has come, the most urgent, then the oldest, first."""
@@ -353,8 +363,11 @@ class IBlobQueue(Interface):
     def note_known(key: BlobKey, sealed: Sealed, etag: str | None) -> Deferred[None]:
         """Keep what authentic bytes say of a blob that only a list had told of."""
 
-    def partial(key: BlobKey) -> Deferred[Partial]:
-        """Open the file for what comes of a blob; it is kept when the process ends."""
+    def partial(key: BlobKey) -> Deferred[Any]:
+        """Open the file for what comes of a blob, a `Partial`, which is kept when the process ends."""
+
+    def drop_partial(key: BlobKey) -> Deferred[None]:
+        """Leave nothing of what has come of a blob."""
 
     def arrive(arrivals: Sequence[Arrival]) -> Deferred[list[SyncStatus | None]]:
         """Take blobs that came; fire with their statuses, `None` for those that were deleted in the meantime."""
@@ -372,6 +385,9 @@ class IBlobQueue(Interface):
     def postpone_all(scope: Scope | None, now: float, until: float, reason: str) -> Deferred[None]:
         """Try all transfers that are due later."""
 
+    def hold(key: BlobKey) -> Deferred[None]:
+        """Ask no more for a transfer, and keep what has gone or come."""
+
     def withdraw(key: BlobKey, event: SyncEvent | None) -> Deferred[None]:
         """Ask no more for a transfer, and leave nothing of what has come."""
 
@@ -384,6 +400,9 @@ class IBlobQueue(Interface):
 
         :param commitment: of what was deleted.
         """
+
+    def buried(key: BlobKey, limit: int) -> Deferred[list[bytes]]:
+        """Return the commitments of what was deleted under an id before, the latest first."""
 
     def head(namespace: Namespace) -> Deferred[str | None]:
         """Return what to go on from with the list of a namespace's changes."""
@@ -557,6 +576,30 @@ class IRemoteBlobs(Interface):
     def count_blobs(route: ListRoute) -> Deferred[int]:
         """Return how many blobs the list would have."""
 
+    def get_flags(blob_id: BlobId, namespace: Namespace = DEFAULT) -> Deferred[tuple[Flag, ...]]:
+        """
+        Return the flags of a blob.
+
+        :raise BlobNotFound: there is no such blob.
+        """
+
+    def set_flags(blob_id: BlobId, flags: Sequence[Flag], namespace: Namespace = DEFAULT) -> Deferred[None]:
+        """
+        Replace the flags of a blob; ends a claim on it.
+
+        :raise BlobNotFound: there is no such blob.
+        """
+
+    def claim(blob_id: BlobId, seconds: int, namespace: Namespace = DEFAULT) -> Deferred[None]:
+        """
+        Take an item: it is PROCESSING for so many seconds (a day at most), unless its flags are set meanwhile.
+
+        After that it is PENDING again.
+
+        :raise BlobNotFound: there is no such blob.
+        :raise BlobBusy: it is PROCESSING already.
+        """
+
 
 class IRemoteUploads(Interface):
     """
@@ -576,9 +619,10 @@ class IRemoteUploads(Interface):
 
     def offset(upload: str) -> Deferred[int]:
         """
-        Return how many bytes the server has durably.
+        Return how many bytes the server has durably; a call of `append` that the server still has ends.
 
-        :raise UploadNotFound: it has ended, or has expired.
+        :raise UploadNotFound: it has ended, or has expired.  If the answer to the last `append` was lost, the blob may
+            be there: its tag tells whether it is this one.
         """
 
     def append(upload: str, offset: int, producer: IBodyProducer) -> Deferred[int]:
@@ -588,14 +632,15 @@ class IRemoteUploads(Interface):
         :return: fires with the offset after it, once these bytes are durable; with the last byte, once the blob is.
         :raise UploadNotFound: it has ended, or has expired.
         :raise WrongOffset: the server has another number of bytes; none was taken.
-        :raise BlobExists: the id was taken meanwhile.
+        :raise BlobExists: the id was taken meanwhile; nothing is left of the upload.
+        :raise UploadBusy: an earlier connection is still at it, in another process of the server.
         """
 
     def abandon(upload: str) -> Deferred[None]:
         """
-        End an upload; nothing is left of it.
+        End an upload; nothing is left of it.  If it has become a blob, that stays.
 
-        :raise UploadNotFound: it has ended, or has expired.
+        :raise UploadNotFound: it was abandoned, or has expired.
         """
 
 
@@ -608,7 +653,10 @@ class IRemoteStream(Interface):
         """
         Store blobs, each as `IRemoteBlobs.write_blob` does.
 
-        :return: fires, once all of them are durable, with `None` or an error for each, in their order.
+        :return: fires, once all of them are durable, with `None` or an error for each, in their order.  If it fails,
+            all of them were stored or none.
+        :raise TooLarge: there are more than 4,096 of them, or more than 64 MiB; nothing was sent.  One of more than
+            1 MiB is an error of its own.
         """
 
     def read_blobs(
@@ -618,5 +666,7 @@ class IRemoteStream(Interface):
         Return blobs.
 
         :param wanted: ids, and how many bytes each must have.
-        :return: fires with the stored bytes or an error for each, in their order.
+        :return: fires with the stored bytes or an error for each, in their order; one of another length is an
+            `UnexpectedAnswer`.
+        :raise TooLarge: more is wanted than one request may have; nothing was sent.
         """

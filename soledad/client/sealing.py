@@ -108,10 +108,11 @@ class Verifying:
 
 @define(eq=False)
 class ContainerReader:
-    """Reads a container from its beginning to its end, piece by piece; used in the worker."""
+    """Reads a container to its end, piece by piece; used in the worker."""
 
     _container: Container
-    _at: int = field(default=0, init=False)
+    #: From where on.
+    _at: int = 0
 
     def read(self, size: int) -> bytes:
         """Return the next bytes."""

@@ -257,6 +257,16 @@ class RangeOpener:
         self.missing: int = self.place.length or 0
         self._cutter = _Cutter(layout.sealed_chunk_size)
 
+    @classmethod
+    def behind(cls, chunks: Chunks, index: int) -> RangeOpener:
+        """Return what opens chunk ``index`` and all behind it: those before it were opened, and found right."""
+        opener = cls(chunks)
+        indexes = range(index, chunks.layout.chunks)
+        opener.place = chunks.layout.place_of(indexes)
+        opener.missing = opener.place.length or 0
+        opener._index = index
+        return opener
+
     def room(self, length: int) -> int:
         """Return how many bytes `feed_into` needs at most, at any time, for ``length`` bytes of the container."""
         return min(length + self._chunks.layout.sealed_chunk_size, self.place.length or 0)

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from soledad.errors import NoSuchUser, UserExists
 from soledad.model.ids import UserId
 from soledad.server.database import Database
-from soledad.server.schema import blobs, reservations, tokens, users
+from soledad.server.schema import blobs, reservations, tokens, uploads, users
 
 #: Hex digits that tell one token of a user from another, for people.
 NAME_LENGTH = 12
@@ -136,7 +136,7 @@ def _add_user(connection: Connection, user: UserId, quota: int | None, date: int
 
 def _remove_user(connection: Connection, user: UserId) -> None:
     _require(connection, user)
-    for table in (tokens, reservations, blobs, users):
+    for table in (tokens, reservations, uploads, blobs, users):
         connection.execute(delete(table).where(table.c.user_id == user))
 
 

@@ -6,13 +6,13 @@ Source: docs/spec/blobs-http.rst.
 
 from __future__ import annotations
 
-from attrs import define
+from attrs import define, field
 from zope.interface import implementer
 
+from soledad.deferreds import InPlace, Worker
 from soledad.errors import (
     BadRequest,
     BlobNotFound,
-    Forbidden,
     PathNotFound,
     PreconditionFailed,
     TooLarge,
@@ -20,11 +20,23 @@ from soledad.errors import (
 )
 from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
 from soledad.model.ids import UserId
-from soledad.server.http import BYTES, Answer, Call, IArea, body_length, json_answer, method_refused, small_body
+from soledad.server.http import (
+    BYTES,
+    Answer,
+    Call,
+    IArea,
+    body_length,
+    check_owner,
+    json_answer,
+    method_refused,
+    small_body,
+)
 from soledad.server.interfaces import IBlobsBackend
-from soledad.wire.listing import encode_count, encode_page
-from soledad.wire.routes import TOMBSTONE_LIMIT, BlobRoute, ListRoute, parse_range
+from soledad.wire.listing import decode_flags, encode_count, encode_flags, encode_page
+from soledad.wire.routes import SMALL_BODY, TOMBSTONE_LIMIT, BlobRoute, ListRoute, parse_range
 
+#: Arguments besides the namespace that go with a method.
+_ARGUMENTS = {"POST": {"claim"}, "GET": {"only_flags"}, "HEAD": {"only_flags"}}
 #: The largest blob, in bytes, when nobody says otherwise.
 MAX_BLOB = 2**40
 
@@ -37,14 +49,15 @@ class BlobsArea:
     _backend: IBlobsBackend
     #: Bytes.
     _max_blob: int = MAX_BLOB
+    _worker: Worker = field(factory=InPlace)
 
     async def answer(self, user: UserId, call: Call) -> Answer:
         """See `IArea`."""
         if len(call.segments) == 1:
-            _check_owner(user, call)
+            check_owner(user, call)
             return await self._answer_list(call)
         if len(call.segments) == 2:
-            _check_owner(user, call)
+            check_owner(user, call)
             return await self._answer_blob(call)
         raise PathNotFound()
 
@@ -62,13 +75,20 @@ class BlobsArea:
             page = await self._backend.list_blobs(
                 route.user, route.namespace, route.order_by, route.deleted, flag, route.after, route.limit
             )
-        return json_answer(encode_page(page))
+        # A long one takes tens of milliseconds.
+        return json_answer(await self._worker.run(encode_page, page))
 
     async def _answer_blob(self, call: Call) -> Answer:
-        methods = {"PUT": self._put, "GET": self._get, "HEAD": self._get, "DELETE": self._delete}
+        methods = {
+            "PUT": self._put,
+            "GET": self._get,
+            "HEAD": self._get,
+            "POST": self._post,
+            "DELETE": self._delete,
+        }
         if call.method not in methods:
             return method_refused(call, *sorted(methods))
-        unknown = set(call.query) - {"namespace"}
+        unknown = set(call.query) - {"namespace"} - _ARGUMENTS.get(call.method, set())
         if unknown:
             raise BadRequest("unknown arguments")
         return await methods[call.method](call, BlobRoute.parse(call.segments, call.query))
@@ -90,7 +110,20 @@ class BlobsArea:
         if not names_tag(condition, info.etag):
             raise PreconditionFailed()
 
+    async def _post(self, call: Call, route: BlobRoute) -> Answer:
+        body = await small_body(call, SMALL_BODY)
+        if route.claim is None:
+            await self._backend.set_flags(route.user, route.blob_id, decode_flags(body), route.namespace)
+        elif body:
+            raise BadRequest("a claim has no body")
+        else:
+            await self._backend.claim(route.user, route.blob_id, route.claim, route.namespace)
+        return Answer(204)
+
     async def _get(self, call: Call, route: BlobRoute) -> Answer:
+        if route.only_flags:
+            flags = await self._backend.get_flags(route.user, route.blob_id, route.namespace)
+            return json_answer(encode_flags(flags))
         info = await self._backend.stat_blob(route.user, route.blob_id, route.namespace)
         headers = {"etag": f'"{info.etag}"', "accept-ranges": "bytes"}
         if (condition := call.header("if-match")) is not None and not names_tag(condition, info.etag):
@@ -129,12 +162,6 @@ class BlobsArea:
             etag = info.etag
         await self._backend.delete_blob(route.user, route.blob_id, route.namespace, tombstone or None, etag)
         return Answer(204)
-
-
-def _check_owner(user: UserId, call: Call) -> None:
-    """:raise Forbidden: the path is another user's, or nobody's."""
-    if call.segments[0] != user:
-        raise Forbidden()
 
 
 def names_tag(condition: str, etag: str, weak: bool = False) -> bool:

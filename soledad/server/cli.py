@@ -1,8 +1,8 @@
 """
 ``soledad-server``: what an operator does besides running the server.
 
-Everything can be done while servers run.  Exit status: 0, or 1 when it failed or `check` found a problem, or 2 when
-the command cannot be understood.  Answers go to standard output, everything else to standard error.
+Everything but ``check --repair`` can be done while servers run.  Exit status: 0, or 1 when it failed or `check` found a
+problem, or 2 when the command cannot be understood.  Answers go to standard output, everything else to standard error.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from soledad.errors import InvalidIdentifier, SoledadError
 from soledad.model.ids import UserId, user_id
 from soledad.server.backends.check import check
 from soledad.server.folder import DataFolder
+from soledad.server.repairs import Repairs
 from soledad.server.service import Parts, Workers, open_parts
 from soledad.streams import Budget
 
@@ -94,8 +95,22 @@ def _revoke_token(parts: Parts, console: _Console, options: Namespace) -> int:
 
 
 def _check(parts: Parts, console: _Console, options: Namespace) -> int:
-    found = _now(Deferred.fromCoroutine(check(parts.backend, lambda problem: console.say(str(problem)))))
+    if not options.repair:
+        return _checked(parts, console, None)
+    # Servers that are started meanwhile wait for their turn with the folder.
+    with DataFolder(options.data_dir).opening():
+        if parts.is_shared:
+            return console.refuse("servers use the folder: stop them before it is repaired")
+        return _checked(parts, console, Repairs.of(parts.backend.index))
+
+
+def _checked(parts: Parts, console: _Console, repairs: Repairs | None) -> int:
+    found = _now(Deferred.fromCoroutine(check(parts.backend, lambda problem: console.say(str(problem)), repairs)))
     return 1 if found else 0
+
+
+def _restored(parts: Parts, console: _Console, options: Namespace) -> None:
+    _now(Repairs.of(parts.backend.index).restore())
 
 
 def _now(work: Deferred[T]) -> T:
@@ -131,7 +146,12 @@ def _parser() -> ArgumentParser:
     which.add_argument("name", nargs="?", type=_token_name, metavar="NAME", help="its name in the list")
     which.add_argument("--all", action="store_true", help="all of the user's tokens")
 
-    _command(groups, "check", _check, "compare the index with the files, and every tag; prints problems", user=False)
+    checking = _command(
+        groups, "check", _check, "compare the index with the files, and every tag; prints problems", user=False
+    )
+    checking.add_argument("--repair", action="store_true", help="mend what is found; no server may run")
+    text = "say that the data come from a backup: devices compare in full"
+    _command(groups, "restored", _restored, text, user=False)
     return parser
 
 

@@ -26,6 +26,7 @@ from soledad.deferreds import unawaited
 from soledad.errors import (
     BadRequest,
     ConnectionFailed,
+    Forbidden,
     LengthRequired,
     NotAllowed,
     PathNotFound,
@@ -72,6 +73,8 @@ class Answer:
     headers: Mapping[str, str] = field(factory=dict)
     body: bytes = b""
     length: int | None = None
+    #: Nobody knows how many bytes there will be.
+    chunked: bool = False
     stream: Callable[[IConsumer], Deferred[None]] | None = None
 
 
@@ -91,6 +94,12 @@ def method_refused(call: Call, *allowed: str) -> Answer:
     """Answer a call whose method is not among those that are ``allowed``."""
     answer = error_answer(NotAllowed(call.method[:20]))
     return evolve(answer, headers={**answer.headers, "allow": ", ".join(allowed)})
+
+
+def check_owner(user: UserId, call: Call) -> None:
+    """:raise Forbidden: the path is another user's, or nobody's."""
+    if call.segments[0] != user:
+        raise Forbidden()
 
 
 async def small_body(call: Call, limit: int) -> bytes:
@@ -214,15 +223,14 @@ class _Exchange:
             if name.lower() not in (b"date", b"connection"):
                 request.responseHeaders.removeHeader(name)
         request.setHeader(b"server", b"soledad")
-        if answer.status not in (204, 304):
+        if answer.status not in (204, 304) and not answer.chunked:
             length = len(answer.body) if answer.length is None else answer.length
             request.setHeader(b"content-length", b"%d" % length)
         for name, value in answer.headers.items():
             request.setHeader(name.encode("ascii"), value.encode("ascii"))
 
     def _fail(self, error: Exception) -> None:
-        if not isinstance(error, SoledadError) or isinstance(error, StorageFailed | StorageFull):
-            _log.failure("A request failed", failure=Failure(error))
+        note_failure(error)
         if self._gone:
             return
         if self._request.startedWriting:
@@ -236,6 +244,12 @@ class _Exchange:
     def _abort(self) -> None:
         if not self._gone:
             self._request.transport.abortConnection()
+
+
+def note_failure(error: Exception) -> None:
+    """Let the operator know of an error that is not the client's."""
+    if not isinstance(error, SoledadError) or isinstance(error, StorageFailed | StorageFull):
+        _log.failure("A request failed", failure=Failure(error))
 
 
 def error_answer(error: Exception) -> Answer:

@@ -8,7 +8,7 @@ numbers are given out by the user's row, which a writing transaction holds to it
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,7 +22,6 @@ from sqlalchemy import (
     false,
     func,
     insert,
-    literal_column,
     select,
     tuple_,
     update,
@@ -34,27 +33,40 @@ from soledad.errors import (
     BadRequest,
     BlobExists,
     BlobNotFound,
-    NoSuchUser,
     PreconditionFailed,
     QuotaExceeded,
     StaleToken,
+    StorageError,
     StorageFailed,
 )
 from soledad.model.blob import BlobInfo, Flag
 from soledad.model.ids import BlobId, Namespace, UserId
-from soledad.server.database import Database
+from soledad.server.batches import commit_batch, find_batch, reserve_batch
+from soledad.server.claims import claim, has_lapsed, lapse, set_flags
+from soledad.server.database import Database, Unit
 from soledad.server.interfaces import Place, Stored
 from soledad.server.processes import IProcesses
-from soledad.server.schema import blobs, reservations, users
+from soledad.server.rows import (
+    Key,
+    advance,
+    at,
+    end_expired,
+    give_back,
+    info_of,
+    key_of,
+    live,
+    place_of,
+    required,
+    set_aside_for,
+    user_row,
+)
+from soledad.server.schema import blobs, flagged, reservations, uploads, users
 from soledad.wire.listing import Page
 
 T = TypeVar("T")
-Key = tuple[UserId, Namespace, BlobId]
 
 #: How long a tombstone is kept, in seconds: a device that is away for longer compares in full.
 TOMBSTONE_LIFETIME = 180 * 24 * 3600
-#: The bit of each flag in a row.
-FLAG_BITS = {Flag.PENDING: 1, Flag.PROCESSING: 2, Flag.PROCESSED: 4, Flag.FAILED: 8}
 
 _TOKEN = re.compile(r"([cd])\.([0-9a-f]{32})\.([0-9]{1,18})", re.ASCII)
 #: Kinds of tokens: a position in the order of change, and in that of storing.
@@ -80,7 +92,8 @@ class Index:
         :raise BlobExists: the id is taken.
         :raise QuotaExceeded: there is no room.
         """
-        unit = partial(_reserve, place=place, size=size, owner=self._processes.name, default=self._default_quota)
+        owner, now = self._processes.name, self._now()
+        unit = partial(set_aside, place=place, size=size, owner=owner, default=self._default_quota, now=now)
         # After a power cut nobody has anything set aside: this need not outlast one.
         try:
             await self._database.write(unit, durable=False)
@@ -92,7 +105,7 @@ class Index:
 
     def release(self, place: Place) -> Deferred[bool]:
         """Give back what was set aside for an upload; tell whether there was anything."""
-        return self._database.write(partial(_release, place=place), durable=False)
+        return self._database.write(partial(give_back, place=place), durable=False)
 
     def commit(self, place: Place, stored: Stored) -> Deferred[None]:
         """
@@ -100,7 +113,38 @@ class Index:
 
         :raise BlobExists: another upload of the same id was faster.
         """
-        return self._database.write(partial(_commit, place=place, stored=stored, date=int(self._clock())))
+        return self._database.write(partial(add_blob, place=place, stored=stored, date=self._now()))
+
+    @deferred
+    async def reserve_batch(
+        self, user: UserId, namespace: Namespace, upload: str, wanted: Sequence[tuple[BlobId, int]]
+    ) -> list[StorageError | None]:
+        """
+        Set room aside for those of ``wanted`` (ids and bytes) that may be stored, as `reserve` does.
+
+        :return: `None` for each of them, and why not for each other.
+        """
+        unit = partial(
+            reserve_batch,
+            user=user,
+            namespace=namespace,
+            upload=upload,
+            wanted=wanted,
+            owner=self._processes.name,
+            default=self._default_quota,
+            now=self._now(),
+        )
+        outcomes = await self._database.write(unit, durable=False)
+        if any(isinstance(outcome, QuotaExceeded) for outcome in outcomes) and await self.release_dead():
+            if None in outcomes:
+                place = Place(user, namespace, wanted[0][0], upload)
+                await self._database.write(partial(give_back, place=place), durable=False)
+            outcomes = await self._database.write(unit, durable=False)
+        return outcomes
+
+    def commit_batch(self, batch: Sequence[tuple[Place, Stored]]) -> Deferred[set[Place]]:
+        """Make blobs exist, whose bytes are durable already; fire with those whose ids were taken meanwhile."""
+        return self._database.write(partial(commit_batch, batch=batch, date=self._now()))
 
     def delete(self, key: Key, tombstone: bytes | None, etag: str | None) -> Deferred[Place]:
         """
@@ -109,18 +153,30 @@ class Index:
         :raise BlobNotFound: there is no such blob.
         :raise PreconditionFailed: it has another tag than ``etag``.
         """
-        date = int(self._clock())
+        date = self._now()
         return self._database.write(partial(_delete, key=key, tombstone=tombstone, etag=etag, date=date))
 
     def find(self, key: Key) -> Deferred[tuple[BlobInfo, Place]]:
         """:raise BlobNotFound: there is no such blob."""
-        return self._database.read(partial(_found, key=key))
+        return self._database.read(partial(_found, key=key, now=self._now()))
+
+    def find_batch(
+        self, user: UserId, namespace: Namespace, blob_ids: Sequence[BlobId]
+    ) -> Deferred[list[tuple[BlobInfo, Place] | BlobNotFound]]:
+        """Return what there is of each blob, or that it is not there."""
+        unit = partial(find_batch, user=user, namespace=namespace, blob_ids=blob_ids, now=self._now())
+        return self._database.read(unit)
 
     def set_flags(self, key: Key, flags: tuple[Flag, ...]) -> Deferred[None]:
         """:raise BlobNotFound: there is no such blob."""
-        return self._database.write(partial(_set_flags, key=key, flags=flags))
+        return self._database.write(partial(set_flags, key=key, flags=flags))
 
-    def page(
+    def claim(self, key: Key, seconds: int) -> Deferred[None]:
+        """See `IBlobsBackend.claim`."""
+        return self._database.write(partial(claim, key=key, seconds=seconds, now=self._now()))
+
+    @deferred
+    async def page(
         self,
         user: UserId,
         namespace: Namespace,
@@ -130,24 +186,35 @@ class Index:
         flag: Flag | None,
         after: str | None,
         limit: int,
-    ) -> Deferred[Page]:
+    ) -> Page:
         """See `IBlobsBackend.list_blobs`."""
+        now = self._now()
         listed = _listed(user, namespace, deleted, flag)
-        return self._database.read(
-            partial(_page, user=user, listed=listed, newest_first=newest_first, after=after, limit=limit)
-        )
+        unit = partial(_page, user=user, listed=listed, newest_first=newest_first, after=after, limit=limit, now=now)
+        return await (self._database.read(unit) if flag is None else self._settled(user, now, unit))
 
     def changes(self, user: UserId, namespace: Namespace, since: str, limit: int) -> Deferred[Page]:
         """See `IBlobsBackend.get_changes`."""
-        return self._database.read(partial(_changes, user=user, namespace=namespace, since=since, limit=limit))
+        now = self._now()
+        unit = partial(_changes, user=user, namespace=namespace, since=since, limit=limit, now=now)
+        return self._settled(user, now, unit)
 
     def count(self, user: UserId, namespace: Namespace, deleted: bool, flag: Flag | None) -> Deferred[tuple[int, str]]:
         """See `IBlobsBackend.count`."""
-        return self._database.read(partial(_count, user=user, listed=_listed(user, namespace, deleted, flag)))
+        unit = partial(_count, user=user, listed=_listed(user, namespace, deleted, flag))
+        return self._database.read(unit) if flag is None else self._settled(user, self._now(), unit)
+
+    @deferred
+    async def _settled(self, user: UserId, now: int, unit: Unit[T]) -> T:
+        """Run a unit of work that only reads, when all claims that have run out by ``now`` are undone."""
+        settled = partial(_unless_lapsed, user=user, now=now, unit=unit)
+        while (found := await self._database.read(settled)) is None:
+            await self._database.write(partial(lapse, user=user, now=now))
+        return found[0]
 
     def used(self, user: UserId) -> Deferred[int]:
         """Return the bytes of all blobs of a user."""
-        return self._database.read(lambda connection: int(_user(connection, user).used))
+        return self._database.read(lambda connection: int(user_row(connection, user).used))
 
     @deferred
     async def release_dead(self) -> int:
@@ -162,14 +229,21 @@ class Index:
     @deferred
     async def expire(self) -> int:
         """Remove the tombstones whose time is over; return how many there were."""
-        now = int(self._clock())
+        now = self._now()
         removed = 0
         for user in await self._database.read(partial(_users_with_expired, now=now)):
             removed += await self._database.write(partial(_expire, user=user, now=now))
         return removed
 
+    def _now(self) -> int:
+        return int(self._clock())
+
+    def date(self, age: float) -> int:
+        """Return when something was written that is ``age`` seconds old."""
+        return int(self._clock() - age)
+
     def known(self, places: list[Place]) -> Deferred[set[Place]]:
-        """Return those of ``places`` that hold the bytes of a blob."""
+        """Return those of ``places`` that hold the bytes of a blob, or of an upload under way."""
         return self._database.read(partial(_known, places=places))
 
     def rows(self, after: Key | None, limit: int) -> Deferred[list[tuple[Place, Stored]]]:
@@ -181,77 +255,25 @@ class Index:
         return self._database.read(_miscounted)
 
 
-# --- users ----------------------------------------------------------------------------------------------------------
-
-
-def _user(connection: Connection, user: UserId, writes: bool = False) -> Row[Any]:
-    statement = select(users).where(users.c.user_id == user)
-    # SQLite's transaction has the whole database by then; elsewhere the user's row is what writers wait for.
-    row = connection.execute(statement.with_for_update() if writes else statement).one_or_none()
-    if row is None:
-        raise NoSuchUser(user)
-    return row
-
-
-def _advance(connection: Connection, user: UserId, used: int = 0) -> int:
-    """Count one more change and ``used`` more bytes; return the number of the change."""
-    statement = update(users).where(users.c.user_id == user)
-    number = connection.execute(
-        statement.values(changed=users.c.changed + 1, used=users.c.used + used).returning(users.c.changed)
-    ).scalar_one_or_none()
-    if number is None:
-        raise NoSuchUser(user)
-    return int(number)
-
-
 # --- blobs ----------------------------------------------------------------------------------------------------------
 
 
-def _at(key: Key) -> tuple[ColumnElement[bool], ...]:
-    user, namespace, blob_id = key
-    return (blobs.c.user_id == user, blobs.c.namespace == namespace, blobs.c.blob_id == blob_id)
+def _found(connection: Connection, key: Key, now: int) -> tuple[BlobInfo, Place]:
+    row = required(connection, key)
+    return info_of(row, now), place_of(row)
 
 
-def key_of(place: Place) -> Key:
-    """Return what the blob at a place is known by."""
-    return place.user, place.namespace, place.blob_id
-
-
-def _live(connection: Connection, key: Key) -> Row[Any] | None:
-    return connection.execute(select(blobs).where(*_at(key), ~blobs.c.deleted)).one_or_none()
-
-
-def _required(connection: Connection, key: Key) -> Row[Any]:
-    row = _live(connection, key)
-    if row is None:
-        raise BlobNotFound(key[2], key[1])
-    return row
-
-
-def _place(row: Row[Any]) -> Place:
-    return Place(row.user_id, row.namespace, row.blob_id, row.upload)
-
-
-def _info(row: Row[Any]) -> BlobInfo:
-    flags = tuple(flag for flag, bit in FLAG_BITS.items() if row.flags & bit)
-    return BlobInfo(
-        row.blob_id, row.namespace, row.length, row.etag, flags, row.changed, bool(row.deleted), row.tombstone
-    )
-
-
-def _found(connection: Connection, key: Key) -> tuple[BlobInfo, Place]:
-    row = _required(connection, key)
-    return _info(row), _place(row)
-
-
-def _commit(connection: Connection, place: Place, stored: Stored, date: int) -> None:
-    number = _advance(connection, place.user, stored.length)
-    if _live(connection, key_of(place)) is not None:
+def add_blob(connection: Connection, place: Place, stored: Stored, date: int) -> None:
+    """Make a blob of what is at a place, for which room is set aside."""
+    number = advance(connection, place.user, stored.length)
+    if live(connection, key_of(place)) is not None:
         raise BlobExists(place.blob_id, place.namespace)
-    if not _release(connection, place):
+    if not give_back(connection, place):
         # Other processes took this one for dead, and the room may be another's by now.
         raise StorageFailed("the reservation is gone")
-    connection.execute(delete(blobs).where(*_at(key_of(place))))
+    # The tombstone of what was deleted under the id stays: who has that, hears so that it is to go.
+    removed = delete(blobs).where(*at(key_of(place))).returning(blobs.c.tombstone)
+    tombstone = connection.execute(removed).scalar()
     connection.execute(
         insert(blobs).values(
             user_id=place.user,
@@ -265,22 +287,24 @@ def _commit(connection: Connection, place: Place, stored: Stored, date: int) -> 
             changed=number,
             date=date,
             deleted=False,
+            tombstone=tombstone,
         )
     )
 
 
 def _delete(connection: Connection, key: Key, tombstone: bytes | None, etag: str | None, date: int) -> Place:
-    _user(connection, key[0], writes=True)
-    row = _required(connection, key)
+    user_row(connection, key[0], writes=True)
+    row = required(connection, key)
     if etag is not None and row.etag != etag:
         raise PreconditionFailed()
-    number = _advance(connection, key[0], -row.length)
+    number = advance(connection, key[0], -row.length)
     connection.execute(
         update(blobs)
-        .where(*_at(key))
+        .where(*at(key))
         .values(
             upload=None,
             flags=0,
+            claimed_until=None,
             stored=number,
             changed=number,
             date=date,
@@ -289,39 +313,31 @@ def _delete(connection: Connection, key: Key, tombstone: bytes | None, etag: str
             expires=date + TOMBSTONE_LIFETIME,
         )
     )
-    return _place(row)
-
-
-def _set_flags(connection: Connection, key: Key, flags: tuple[Flag, ...]) -> None:
-    number = _advance(connection, key[0])
-    _required(connection, key)
-    bits = sum(FLAG_BITS[flag] for flag in set(flags))
-    connection.execute(update(blobs).where(*_at(key)).values(flags=bits, changed=number))
+    return place_of(row)
 
 
 # --- room -----------------------------------------------------------------------------------------------------------
 
 
-def _reserve(connection: Connection, place: Place, size: int, owner: str, default: int | None) -> None:
-    user = _user(connection, place.user, writes=True)
-    if _live(connection, key_of(place)) is not None:
+def set_aside(
+    connection: Connection, place: Place, size: int, owner: str | None, default: int | None, now: int
+) -> None:
+    """Set ``size`` bytes aside for an upload; without ``owner`` they stay so when this process is gone."""
+    user = user_row(connection, place.user, writes=True)
+    if live(connection, key_of(place)) is not None:
         raise BlobExists(place.blob_id, place.namespace)
     quota = default if user.quota is None else user.quota
     if quota is not None:
-        total = select(func.coalesce(func.sum(reservations.c.size), 0)).where(reservations.c.user_id == place.user)
-        available = max(0, quota - user.used - int(connection.execute(total).scalar_one()))
+        end_expired(connection, place.user, now)
+        available = max(0, quota - user.used - set_aside_for(connection, place.user))
         if size > available:
             raise QuotaExceeded(size, available)
     connection.execute(insert(reservations).values(user_id=place.user, upload=place.upload, owner=owner, size=size))
 
 
-def _release(connection: Connection, place: Place) -> bool:
-    statement = delete(reservations).where(reservations.c.user_id == place.user, reservations.c.upload == place.upload)
-    return connection.execute(statement.returning(reservations.c.upload)).first() is not None
-
-
 def _owners(connection: Connection) -> list[str]:
-    return list(connection.execute(select(reservations.c.owner).distinct()).scalars())
+    owners = select(reservations.c.owner).where(reservations.c.owner.is_not(None)).distinct()
+    return list(connection.execute(owners).scalars())
 
 
 def _release_owners(connection: Connection, owners: list[str]) -> int:
@@ -337,9 +353,8 @@ def _listed(user: UserId, namespace: Namespace, deleted: bool, flag: Flag | None
     within = (blobs.c.user_id == user, blobs.c.namespace == namespace)
     if flag is None:
         return (*within, blobs.c.deleted == deleted)
-    # Tombstones have no flags.  The condition is spelt as the index has it: what a parameter will be, no planner knows.
-    flagged = false() if deleted else blobs.c.flags != literal_column("0")
-    return (*within, flagged, blobs.c.flags.op("&")(FLAG_BITS[flag]) != 0)
+    # Tombstones have no flags.
+    return (*within, false() if deleted else flagged(flag))
 
 
 def _token(kind: str, user: Row[Any], number: int) -> str:
@@ -363,8 +378,9 @@ def _page(
     newest_first: bool,
     after: str | None,
     limit: int,
+    now: int,
 ) -> Page:
-    row = _user(connection, user)
+    row = user_row(connection, user)
     key = blobs.c.stored
     statement = select(blobs).where(*listed).order_by(key.desc() if newest_first else key).limit(limit + 1)
     if after is not None:
@@ -372,18 +388,18 @@ def _page(
         statement = statement.where(key < number if newest_first else key > number)
     rows, more = _cut(connection, statement, limit)
     following = _token(_BY_DATE, row, rows[-1].stored) if more else None
-    return Page(tuple(map(_info, rows)), following, _token(_BY_CHANGE, row, row.changed))
+    return Page(tuple(info_of(row, now) for row in rows), following, _token(_BY_CHANGE, row, row.changed))
 
 
-def _changes(connection: Connection, user: UserId, namespace: Namespace, since: str, limit: int) -> Page:
-    row = _user(connection, user)
+def _changes(connection: Connection, user: UserId, namespace: Namespace, since: str, limit: int, now: int) -> Page:
+    row = user_row(connection, user)
     number = _number(_BY_CHANGE, row, since)
     if number < row.forgotten:
         raise StaleToken()
     within = (blobs.c.user_id == user, blobs.c.namespace == namespace, blobs.c.changed > number)
     rows, more = _cut(connection, select(blobs).where(*within).order_by(blobs.c.changed).limit(limit + 1), limit)
     following = _token(_BY_CHANGE, row, rows[-1].changed) if more else None
-    return Page(tuple(map(_info, rows)), following, _token(_BY_CHANGE, row, row.changed))
+    return Page(tuple(info_of(row, now) for row in rows), following, _token(_BY_CHANGE, row, row.changed))
 
 
 def _cut(connection: Connection, statement: Select[Any], limit: int) -> tuple[list[Row[Any]], bool]:
@@ -392,8 +408,12 @@ def _cut(connection: Connection, statement: Select[Any], limit: int) -> tuple[li
     return rows[:limit], len(rows) > limit
 
 
+def _unless_lapsed(connection: Connection, user: UserId, now: int, unit: Unit[T]) -> tuple[T] | None:
+    return None if has_lapsed(connection, user, now) else (unit(connection),)
+
+
 def _count(connection: Connection, user: UserId, listed: tuple[ColumnElement[bool], ...]) -> tuple[int, str]:
-    row = _user(connection, user)
+    row = user_row(connection, user)
     number = connection.execute(select(func.count()).select_from(blobs).where(*listed)).scalar_one()
     return int(number), _token(_BY_CHANGE, row, row.changed)
 
@@ -406,7 +426,7 @@ def _users_with_expired(connection: Connection, now: int) -> list[UserId]:
 
 
 def _expire(connection: Connection, user: UserId, now: int) -> int:
-    row = _user(connection, user, writes=True)
+    row = user_row(connection, user, writes=True)
     expired = delete(blobs).where(blobs.c.user_id == user, blobs.c.expires <= now)
     numbers = list(connection.execute(expired.returning(blobs.c.changed)).scalars())
     forgotten = max([row.forgotten, *numbers])
@@ -415,7 +435,17 @@ def _expire(connection: Connection, user: UserId, now: int) -> int:
 
 
 def _known(connection: Connection, places: list[Place]) -> set[Place]:
-    return {place for place in places if (row := _live(connection, key_of(place))) and row.upload == place.upload}
+    return {place for place in places if _holds_blob(connection, place) or _holds_upload(connection, place)}
+
+
+def _holds_blob(connection: Connection, place: Place) -> bool:
+    row = live(connection, key_of(place))
+    return row is not None and row.upload == place.upload
+
+
+def _holds_upload(connection: Connection, place: Place) -> bool:
+    named = (uploads.c.user_id == place.user, uploads.c.upload == place.upload, ~uploads.c.done)
+    return connection.execute(select(uploads.c.upload).where(*named)).first() is not None
 
 
 def _rows(connection: Connection, after: Key | None, limit: int) -> list[tuple[Place, Stored]]:
@@ -424,7 +454,7 @@ def _rows(connection: Connection, after: Key | None, limit: int) -> list[tuple[P
     if after is not None:
         user, namespace, blob_id = after
         statement = statement.where(tuple_(*key) > (user, namespace, blob_id))
-    return [(_place(row), Stored(row.length, row.etag)) for row in connection.execute(statement)]
+    return [(place_of(row), Stored(row.length, row.etag)) for row in connection.execute(statement)]
 
 
 def _miscounted(connection: Connection) -> list[tuple[UserId, int, int]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.web.iweb import IBodyProducer
-from zope.interface import Interface
+from zope.interface import Attribute, Interface
 
+from soledad.errors import SoledadError, StorageError
 from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
 from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
 from soledad.wire.listing import Page
@@ -40,6 +44,38 @@ class Found:
     name: str
     place: Place
     age: float
+    #: Whether it was finished: else more was to come.
+    complete: bool = True
+
+
+@frozen
+class Upload:
+    """An upload that can be resumed, as it is at one moment."""
+
+    place: Place
+    #: Bytes of the whole blob.
+    length: int
+    #: Bytes that the server has durably.
+    received: int
+    #: It became a blob: all of them were received.
+    done: bool
+    #: What the client said of it when it began.
+    described: str
+    #: Unix time, seconds.
+    expires: int
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.place.upload
+
+
+@frozen
+class Checksum:
+    """What a part of an upload must have: the name of an algorithm of hashlib, and the digest."""
+
+    algorithm: str
+    digest: bytes
 
 
 class IBlobsBackend(Interface):
@@ -65,6 +101,31 @@ class IBlobsBackend(Interface):
         :raise QuotaExceeded: ``producer.length`` bytes are too many; none was asked for.
         :raise LengthRequired: ``producer.length`` is unknown; no byte was asked for.
         :raise WrongLength: the producer gave another number of bytes.
+        """
+
+    def write_blobs(
+        user: UserId,
+        wanted: Sequence[tuple[BlobId | None, int]],
+        producer: IBodyProducer,
+        namespace: Namespace = DEFAULT,
+    ) -> Deferred[list[Stored | StorageError | None]]:
+        """
+        Store many blobs, whose bytes ``producer`` yields one after the other; if it fails, none is stored.
+
+        :param wanted: the id and the number of bytes of each; of one without an id the bytes are dropped.
+        :return: fires once all are durable and readers can see them, with what was stored, or `BlobExists` or
+            `QuotaExceeded`, for each.  If none can be stored, the producer is not asked for a byte.
+        :raise WrongLength: the producer gave another number of bytes.
+        """
+
+    def read_blobs(
+        user: UserId, blob_ids: Sequence[BlobId], namespace: Namespace, limit: int, largest: int
+    ) -> Deferred[list[bytes | SoledadError]]:
+        """
+        Return the first of many blobs: as many as have ``limit`` bytes together, one at least.
+
+        :param largest: a blob of more bytes is `TooLarge`, and not read.
+        :return: fires with the stored bytes, or an error, for each of them.
         """
 
     def read_blob(
@@ -131,6 +192,14 @@ class IBlobsBackend(Interface):
         :raise BlobNotFound: there is no such blob.
         """
 
+    def claim(user: UserId, blob_id: BlobId, seconds: int, namespace: Namespace = DEFAULT) -> Deferred[None]:
+        """
+        Take an item: its one flag is PROCESSING for so long, and PENDING after that, unless flags are set meanwhile.
+
+        :raise BlobNotFound: there is no such blob.
+        :raise BlobBusy: it is PROCESSING already.
+        """
+
     def list_blobs(
         user: UserId,
         namespace: Namespace = DEFAULT,
@@ -169,6 +238,53 @@ class IBlobsBackend(Interface):
     def get_total_storage(user: UserId) -> Deferred[int]:
         """Return the bytes of all the user's blobs together."""
 
+    def create_upload(
+        user: UserId, blob_id: BlobId, length: int, namespace: Namespace = DEFAULT, described: str = ""
+    ) -> Deferred[Upload]:
+        """
+        Begin an upload that can be resumed, and set room for all of it aside; one of no bytes is a blob at once.
+
+        It lasts until it becomes a blob, is abandoned, or expires, over the ends of processes.
+
+        :param described: kept with it.
+        :raise BlobExists: the id is taken.
+        :raise QuotaExceeded: ``length`` bytes are too many.
+        """
+
+    def get_upload(user: UserId, upload: str) -> Deferred[Upload]:
+        """
+        Return what an upload has.  An `append_upload` of this process that is under way ends, so that it stays true.
+
+        :raise UploadNotFound: there is none of that name, or it has expired.
+        """
+
+    def append_upload(
+        user: UserId, upload: str, offset: int, producer: IBodyProducer, checksum: Checksum | None = None
+    ) -> Deferred[Upload]:
+        """
+        Add what ``producer`` yields behind the first ``offset`` bytes; the last byte makes a blob of it.
+
+        An earlier call for the same upload in this process ends.  If ``producer`` fails, or this is cancelled, what
+        came until then is kept, unless there is a checksum.
+
+        :return: fires once the bytes, or the blob, are durable.
+        :raise UploadNotFound: there is none of that name, or it has expired.
+        :raise UploadBusy: another process is at it.
+        :raise WrongOffset: it has another number of bytes; none was asked for.
+        :raise LengthRequired: ``producer.length`` is unknown; no byte was asked for.
+        :raise TooLarge: ``producer.length`` is more than is missing; no byte was asked for.
+        :raise ChecksumMismatch: the bytes have another; none of them was taken.
+        :raise BlobExists: the id was taken meanwhile; nothing is left of the upload.
+        """
+
+    def abandon_upload(user: UserId, upload: str) -> Deferred[None]:
+        """
+        End an upload; nothing is left of it.  If it has become a blob, that stays.
+
+        :raise UploadNotFound: there is none of that name, or it has expired.
+        :raise UploadBusy: another process is at it.
+        """
+
 
 class IByteStore(Interface):
     """
@@ -187,6 +303,20 @@ class IByteStore(Interface):
         :raise StorageFailed: the bytes may not be durable.
         """
 
+    def write_many(
+        portions: Sequence[tuple[Place | None, int]], producer: IBodyProducer
+    ) -> Deferred[list[Stored | None]]:
+        """
+        Store what ``producer`` yields, cut into portions of so many bytes; one without a place is dropped.
+
+        :return: fires once all of it would survive a power cut.  If it fails, or is cancelled, nothing is kept.
+        :raise StorageFull: there is no room.
+        :raise StorageFailed: the bytes may not be durable.
+        """
+
+    def read_many(places: Sequence[tuple[Place, int]]) -> Deferred[list[bytes | StorageError]]:
+        """Return all bytes of each place, so many as are named, or an error: for what is small."""
+
     def read(place: Place, consumer: IConsumer, start: int, length: int) -> Deferred[None]:
         """
         Write ``length`` bytes from ``start`` on to ``consumer``.
@@ -203,5 +333,49 @@ class IByteStore(Interface):
     def delete(place: Place) -> Deferred[None]:
         """Remove what is at the place, if there is anything."""
 
+    def put_aside(place: Place) -> Deferred[str]:
+        """
+        Keep what is at the place where no place is, for a person to look at; return where.
+
+        :raise BlobNotFound: there is nothing at that place.
+        """
+
     def list(after: str = "", limit: int = PAGE) -> Deferred[list[Found]]:
         """Return up to ``limit`` things whose names come after ``after``, in the order of the names."""
+
+    def begin(place: Place) -> Deferred[None]:
+        """Make a place for bytes that come in parts; fires once that would survive a power cut."""
+
+    def resume(place: Place) -> Deferred[IPart]:
+        """
+        Go on with bytes that come in parts.
+
+        :raise BlobNotFound: nothing was begun at that place.
+        :raise UploadBusy: somebody else is at it, perhaps in another process.
+        """
+
+
+class IPart(Interface):
+    """Bytes that come in parts, at one place, and nobody else's until `close`.  One call at a time."""
+
+    durable: int = Attribute("How many bytes would survive a power cut; whatever became of `append`.")
+
+    def append(
+        start: int, producer: IBodyProducer, on_durable: Callable[[int], object], digest: Any = None
+    ) -> Deferred[None]:
+        """
+        Write all that ``producer`` yields from ``start`` on; what is there behind ``start`` goes.
+
+        If ``producer`` fails, or this is cancelled, what came until then is kept.
+
+        :param on_durable: is told now and then how many bytes would survive a power cut.
+        :param digest: an object of hashlib that is fed the new bytes.
+        :return: fires once all bytes would survive a power cut.
+        :raise BlobNotFound: there are less than ``start`` bytes.
+        """
+
+    def finish() -> Deferred[Stored]:
+        """Make what there is the whole, at its place; fires once that would survive a power cut."""
+
+    def close() -> Deferred[None]:
+        """Let others have it."""

@@ -25,6 +25,9 @@ class IProcesses(Interface):
     def forget(names: list[str]) -> None:
         """Nothing is left of these processes."""
 
+    def others() -> list[str]:
+        """Return the names of the other processes that live."""
+
     def close() -> None:
         """This process is done."""
 
@@ -42,6 +45,10 @@ class Alone:
 
     def forget(self, names: list[str]) -> None:
         """See `IProcesses`."""
+
+    def others(self) -> list[str]:
+        """See `IProcesses`."""
+        return []
 
     def close(self) -> None:
         """See `IProcesses`."""
@@ -80,6 +87,11 @@ class LockedFiles:
             except FileNotFoundError:
                 # Another process was as quick.
                 continue
+
+    def others(self) -> list[str]:
+        """See `IProcesses`."""
+        names = [name.removesuffix(".new") for name in os.listdir(self._folder)]
+        return [name for name in names if name != self.name and self._lives(name)]
 
     def close(self) -> None:
         """See `IProcesses`."""

@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Index,
     Integer,
@@ -22,13 +23,18 @@ from sqlalchemy import (
     Table,
     insert,
     inspect,
+    literal_column,
     select,
     update,
 )
 
 from soledad.errors import NewerSchema
+from soledad.model.blob import Flag
 
 metadata = MetaData()
+
+#: The bit of each flag in a row.
+FLAG_BITS = {Flag.PENDING: 1, Flag.PROCESSING: 2, Flag.PROCESSED: 4, Flag.FAILED: 8}
 
 #: The version of the tables; one row.
 schema_version = Table("schema_version", metadata, Column("version", Integer, primary_key=True, autoincrement=False))
@@ -70,8 +76,10 @@ blobs = Table(
     Column("upload", String(32)),
     Column("length", BigInteger, nullable=False),
     Column("etag", String(64), nullable=False),
-    #: A bit for each flag: see `soledad.server.index.FLAG_BITS`.
+    #: A bit for each flag: see `FLAG_BITS`.
     Column("flags", Integer, nullable=False),
+    #: When the claim that PROCESSING stands for runs out; null: there is none.
+    Column("claimed_until", BigInteger),
     #: The number of the change that stored (or deleted) it: the order "by date".
     Column("stored", BigInteger, nullable=False),
     #: The number of its last change.
@@ -86,14 +94,34 @@ blobs = Table(
 )
 Index("blobs_by_date", blobs.c.user_id, blobs.c.namespace, blobs.c.deleted, blobs.c.stored)
 Index("blobs_by_change", blobs.c.user_id, blobs.c.namespace, blobs.c.changed)
-_flagged = blobs.c.flags != 0
+
+
+def flagged(flag: Flag) -> ColumnElement[bool]:
+    """
+    Return the condition that a blob has the flag.
+
+    It is spelt just so in the indexes too: what a parameter will be, no planner knows.
+    """
+    return blobs.c.flags.op("&")(literal_column(str(FLAG_BITS[flag]))) != literal_column("0")
+
+
+for _flag in FLAG_BITS:
+    # An index for each: of a million blobs that are PROCESSED none is looked at to find those that are PENDING.
+    Index(
+        f"blobs_{_flag.value.lower()}",
+        blobs.c.user_id,
+        blobs.c.namespace,
+        blobs.c.stored,
+        sqlite_where=flagged(_flag),
+        postgresql_where=flagged(_flag),
+    )
+_claimed = blobs.c.claimed_until.is_not(None)
 Index(
-    "blobs_with_flags",
+    "blobs_by_claim",
     blobs.c.user_id,
-    blobs.c.namespace,
-    blobs.c.stored,
-    sqlite_where=_flagged,
-    postgresql_where=_flagged,
+    blobs.c.claimed_until,
+    sqlite_where=_claimed,
+    postgresql_where=_claimed,
 )
 _expiring = blobs.c.expires.is_not(None)
 Index(
@@ -110,11 +138,33 @@ reservations = Table(
     metadata,
     Column("user_id", String(64), primary_key=True),
     Column("upload", String(32), primary_key=True),
-    #: The server process that made it.
-    Column("owner", String(32), nullable=False),
+    #: The server process that made it; null: it is for an upload that outlasts processes.
+    Column("owner", String(32)),
     #: Bytes.
     Column("size", BigInteger, nullable=False),
 )
+
+#: Uploads that can be resumed; those that became a blob are remembered for a while.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("user_id", String(64), primary_key=True),
+    #: Its name, for the client, and in the byte store.
+    Column("upload", String(32), primary_key=True),
+    Column("namespace", String(64), nullable=False),
+    Column("blob_id", String(128), nullable=False),
+    #: Bytes of the whole blob.
+    Column("length", BigInteger, nullable=False),
+    #: How many of its bytes count: they are durable.  What the byte store has beyond them does not.
+    Column("received", BigInteger, nullable=False),
+    #: It became a blob.
+    Column("done", Boolean, nullable=False),
+    #: What the client said of it, as it said it.
+    Column("described", String(4096), nullable=False),
+    #: When it goes if nobody goes on with it.
+    Column("expires", BigInteger, nullable=False),
+)
+Index("uploads_by_expiry", uploads.c.user_id, uploads.c.expires)
 
 
 def _create(connection: Connection) -> None:

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import Options as BaseOptions
 from twisted.python.usage import UsageError
 
-from soledad.deferreds import InPlace, ThreadWorker, deferred, unawaited
+from soledad.deferreds import InPlace, ThreadWorker, Worker, deferred, unawaited
 from soledad.errors import StorageError
 from soledad.server.accounts import Accounts
 from soledad.server.auth import Authenticator
@@ -33,11 +33,13 @@ from soledad.server.backends.filesystem import FileBytes
 from soledad.server.blobs import MAX_BLOB, BlobsArea
 from soledad.server.database import Database
 from soledad.server.folder import DataFolder
-from soledad.server.http import Root
+from soledad.server.http import IArea, Root
 from soledad.server.index import Index
 from soledad.server.interfaces import IBlobsBackend
 from soledad.server.processes import LockedFiles
+from soledad.server.stream import StreamArea
 from soledad.server.streaming import StreamingSite
+from soledad.server.uploads import UploadsArea
 from soledad.streams import Budget
 
 #: Bytes that all transfers of a process may hold; answers that wait in the sockets come to about as much again.
@@ -50,9 +52,24 @@ SWEEP_INTERVAL = 3600.0
 _log = Logger()
 
 
-def make_root(backend: IBlobsBackend, accounts: Accounts, max_blob: int = MAX_BLOB) -> Root:
-    """Return the resource of a whole server."""
-    return Root(Authenticator(accounts), {"blobs": BlobsArea(backend, max_blob)})
+def make_root(
+    backend: IBlobsBackend,
+    accounts: Accounts,
+    max_blob: int = MAX_BLOB,
+    budget: Budget | None = None,
+    worker: Worker | None = None,
+) -> Root:
+    """
+    Return the resource of a whole server.
+
+    :param worker: where long answers are put together; here, if there is none.
+    """
+    areas: dict[str, IArea] = {
+        "blobs": BlobsArea(backend, max_blob, worker or InPlace()),
+        "stream": StreamArea(backend, budget or Budget(), max_blob),
+        "uploads": UploadsArea(backend, max_blob),
+    }
+    return Root(Authenticator(accounts), areas)
 
 
 def make_site(root: Root, reactor: Any, budget: Budget) -> StreamingSite:
@@ -68,6 +85,11 @@ class Parts:
     accounts: Accounts
     _database: Database
     _processes: LockedFiles
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes use the folder at this moment."""
+        return bool(self._processes.others())
 
     def close(self) -> None:
         """Close it all; nothing runs any more."""
@@ -197,7 +219,7 @@ class ServerService(Service):
         except BaseException:
             self._workers.close()
             raise
-        self._root = make_root(self._parts.backend, self._parts.accounts, self._max_blob)
+        self._root = make_root(self._parts.backend, self._parts.accounts, self._max_blob, budget, self._workers.reads)
         self._site = make_site(self._root, self._reactor, budget)
         self._sweeps = LoopingCall(self._sweep)
         self._sweeps.clock = self._reactor

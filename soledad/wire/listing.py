@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode, b64encode
+from collections.abc import Iterable
 from typing import Any
 
 from attrs import frozen
 
-from soledad.errors import SoledadError, UnexpectedAnswer
+from soledad.errors import InvalidFlags, SoledadError, UnexpectedAnswer
 from soledad.model.blob import BlobInfo, Flag
 from soledad.model.ids import blob_id, namespace
 from soledad.wire.routes import TOMBSTONE_LIMIT
@@ -32,7 +33,9 @@ class Page:
 
 def encode_page(page: Page) -> bytes:
     """Return the page as JSON."""
-    return _json({"blobs": [_encode_info(info) for info in page.blobs], "next": page.next, "head": page.head})
+    # Entry by entry: between them other threads have their turn.
+    entries = b",".join([_json(_encode_info(info)) for info in page.blobs])
+    return b'{"blobs":[' + entries + b"]," + _json({"next": page.next, "head": page.head})[1:]
 
 
 def encode_count(count: int, head: str) -> bytes:
@@ -58,6 +61,23 @@ def decode_count(body: bytes) -> int:
         return _natural(json.loads(body)["count"])
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise UnexpectedAnswer(f"not a count: {type(error).__name__}") from error
+
+
+def encode_flags(flags: Iterable[Flag]) -> bytes:
+    """Return flags as a JSON list: what a ``POST`` sets, and what ``only_flags`` answers."""
+    return _json([flag.value for flag in flags])
+
+
+def decode_flags(body: bytes) -> tuple[Flag, ...]:
+    """:raise InvalidFlags: it is not a list of flags, each at most once."""
+    try:
+        value = json.loads(body)
+        flags = tuple(map(Flag, value)) if isinstance(value, list) else None
+    except (ValueError, RecursionError) as error:
+        raise InvalidFlags("not a JSON list of flags") from error
+    if flags is None or len(set(flags)) != len(flags):
+        raise InvalidFlags("not a JSON list of flags")
+    return flags
 
 
 def _encode_info(info: BlobInfo) -> dict[str, Any]:

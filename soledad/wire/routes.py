@@ -22,6 +22,8 @@ PROTOCOL = 1
 SMALL_BODY = 64 * 1024
 #: The largest sealed tombstone, in bytes.
 TOMBSTONE_LIMIT = 4096
+#: The longest claim, in seconds.
+CLAIM_LIMIT = 24 * 3600
 #: The longest list in one answer, and the usual one.
 PAGE_LIMIT, PAGE = 10_000, 1_000
 
@@ -33,18 +35,30 @@ class BlobRoute:
     user: UserId
     blob_id: BlobId
     namespace: Namespace = DEFAULT
+    #: Take the item for so many seconds.
+    claim: int | None = None
+    #: Its flags instead of its bytes.
+    only_flags: bool = False
 
     @property
     def path(self) -> str:
         """The path and query, as they go into a URL.  Identifiers need no quoting."""
-        return f"/blobs/{self.user}/{self.blob_id}?{urlencode({'namespace': self.namespace})}"
+        query: dict[str, str] = {"namespace": self.namespace}
+        if self.claim is not None:
+            query["claim"] = str(self.claim)
+        if self.only_flags:
+            query["only_flags"] = "true"
+        return f"/blobs/{self.user}/{self.blob_id}?{urlencode(query)}"
 
     @classmethod
     def parse(cls, segments: list[str], query: dict[str, str]) -> BlobRoute:
-        """:raise BadRequest: an identifier is not of its form."""
+        """:raise BadRequest: an identifier or an argument is not of its form."""
         try:
             user, blob = segments
-            return cls(user_id(user), blob_id(blob), namespace(query.get("namespace", DEFAULT)))
+            within = namespace(query.get("namespace", DEFAULT))
+            claim = _number(query, "claim", CLAIM_LIMIT)
+            only_flags = _one_of(query, "only_flags", "true", "false") == "true"
+            return cls(user_id(user), blob_id(blob), within, claim, only_flags)
         except (InvalidIdentifier, ValueError) as error:
             raise BadRequest(str(error)) from error
 
@@ -99,7 +113,7 @@ class ListRoute:
                 _one_of(query, "filter_flag", "PENDING", "PROCESSING", "PROCESSED", "FAILED"),
                 _one_of(query, "deleted", "true", "false") == "true",
                 _one_of(query, "only_count", "true", "false") == "true",
-                _limit(query.get("limit")),
+                _number(query, "limit", PAGE_LIMIT) or PAGE,
                 query.get("since"),
                 query.get("after"),
             )
@@ -108,6 +122,35 @@ class ListRoute:
         if route.since is not None and set(query) - {"namespace", "since", "limit"}:
             raise BadRequest("since goes with namespace and limit only")
         return route
+
+
+@frozen
+class StreamRoute:
+    """Many blobs in one body: ``/stream/{uuid}?direction=&namespace=``; see `soledad.wire.framing`."""
+
+    user: UserId
+    #: ``upload`` or ``download``.
+    direction: str
+    namespace: Namespace = DEFAULT
+
+    @property
+    def path(self) -> str:
+        """The path and query, as they go into a URL."""
+        return f"/stream/{self.user}?{urlencode({'direction': self.direction, 'namespace': self.namespace})}"
+
+    @classmethod
+    def parse(cls, segments: list[str], query: dict[str, str]) -> StreamRoute:
+        """:raise BadRequest: an argument is not of its form, is unknown or missing."""
+        if set(query) - {"direction", "namespace"}:
+            raise BadRequest("unknown arguments")
+        direction = _one_of(query, "direction", "upload", "download")
+        if direction is None:
+            raise BadRequest("direction is missing")
+        try:
+            (user,) = segments
+            return cls(user_id(user), direction, namespace(query.get("namespace", DEFAULT)))
+        except (InvalidIdentifier, ValueError) as error:
+            raise BadRequest(str(error)) from error
 
 
 def authorization(user: UserId, token: str) -> str:
@@ -167,9 +210,10 @@ def _one_of(query: dict[str, str], name: str, *allowed: str) -> str | None:
     return value
 
 
-def _limit(text: str | None) -> int:
+def _number(query: dict[str, str], name: str, most: int) -> int | None:
+    text = query.get(name)
     if text is None:
-        return PAGE
-    if not text or not _digits(text) or not 1 <= int(text) <= PAGE_LIMIT:
-        raise BadRequest(f"limit must be 1 to {PAGE_LIMIT}")
+        return None
+    if not text or not _digits(text) or not 1 <= int(text) <= most:
+        raise BadRequest(f"{name} must be 1 to {most}")
     return int(text)

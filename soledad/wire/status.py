@@ -32,6 +32,7 @@ class Entry:
 #: The table.  A server's error that is not here is a 500; a client's answer that is not here an `UnexpectedAnswer`.
 TABLE = (
     Entry(errors.BadRequest, 400, "bad_request", (("reason", str),)),
+    Entry(errors.MalformedStream, 400, "malformed_stream", (("reason", str),)),
     Entry(errors.Unauthorized, 401, "unauthorized"),
     Entry(errors.Forbidden, 403, "forbidden"),
     Entry(errors.BlobNotFound, 404, "blob_not_found", (("blob_id", str), ("namespace", str))),
@@ -46,8 +47,11 @@ TABLE = (
     Entry(errors.LengthRequired, 411, "length_required"),
     Entry(errors.PreconditionFailed, 412, "precondition_failed"),
     Entry(errors.TooLarge, 413, "too_large", (("limit", int),)),
+    Entry(errors.UnsupportedMediaType, 415, "unsupported_media_type", (("expected", str),)),
     Entry(errors.UnsatisfiableRange, 416, "unsatisfiable_range", (("size", int),)),
     Entry(errors.InvalidFlags, 422, "invalid_flags", (("reason", str),)),
+    Entry(errors.UploadBusy, 423, "upload_busy", (("upload", str),)),
+    Entry(errors.ChecksumMismatch, 460, "checksum_mismatch"),
     Entry(errors.TransferTimeout, 408, "too_slow"),
     Entry(errors.ServerFailed, 503, "unavailable"),
     Entry(errors.QuotaExceeded, 507, "quota_exceeded", (("asked", int), ("available", int))),
@@ -75,12 +79,18 @@ ERROR_BODY_LIMIT = 16 * 1024
 
 def encode_error(error: BaseException) -> tuple[int, bytes]:
     """Return the status and the body for an error; one that is not in the table is a 500 that tells nothing."""
+    status, members = error_members(error)
+    return status, _json(members)
+
+
+def error_members(error: BaseException) -> tuple[int, dict[str, Any]]:
+    """Return the status for an error, and the members of the JSON object that tells it; see `encode_error`."""
     entry = _BY_ERROR.get(type(error))  # type: ignore[arg-type]
     if entry is None:
-        return 500, _json({"error": "internal_error", "detail": "the server failed"})
+        return 500, {"error": "internal_error", "detail": "the server failed"}
     told = {name: getattr(error, name) for name, _ in entry.fields if getattr(error, name) is not None}
     # Not the error's own text: a server's paths are not its users' business.
-    return entry.status, _json({"error": entry.code, "detail": entry.error.summary(), **told})
+    return entry.status, {"error": entry.code, "detail": entry.error.summary(), **told}
 
 
 def decode_error(status: int, body: bytes, defaults: Mapping[str, Any] | None = None) -> SoledadError:
@@ -89,7 +99,11 @@ def decode_error(status: int, body: bytes, defaults: Mapping[str, Any] | None = 
 
     :param defaults: what the caller knows of the request, for fields that the answer does not tell.
     """
-    value = _parsed(body)
+    return decode_members(status, _parsed(body), defaults)
+
+
+def decode_members(status: int, value: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> SoledadError:
+    """Return the error that a status and the members of an object stand for; see `decode_error`."""
     code = value.get("error")
     entry = _BY_NAME.get((status, code)) if isinstance(code, str) else None
     if entry is not None:
@@ -98,6 +112,8 @@ def decode_error(status: int, body: bytes, defaults: Mapping[str, Any] | None = 
         return _PLAIN[status]()
     if status == 404 and defaults and {"blob_id", "namespace"} <= set(defaults):
         return errors.BlobNotFound(defaults["blob_id"], defaults["namespace"])
+    if status == 404 and defaults and set(defaults) == {"upload"}:
+        return errors.UploadNotFound(defaults["upload"])
     if status >= 500:
         return errors.ServerFailed(status)
     return errors.UnexpectedAnswer("not an answer of this protocol", status)

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad import AttachmentStates
-from soledad.client.blobs import TRANSFERS
+from soledad.client.sync.engine import TRANSFERS
 from soledad.testing import MemoryServer, make_store
 
 

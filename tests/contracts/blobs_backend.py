@@ -16,6 +16,7 @@ from zope.interface.verify import verifyObject
 
 from soledad.errors import (
     BadRequest,
+    BlobBusy,
     BlobExists,
     BlobNotFound,
     InvalidRange,
@@ -23,7 +24,9 @@ from soledad.errors import (
     NoSuchUser,
     PreconditionFailed,
     QuotaExceeded,
+    SoledadError,
     StaleToken,
+    TooLarge,
     WrongLength,
 )
 from soledad.model.blob import WHOLE, ByteRange, Flag
@@ -374,6 +377,189 @@ class BlobsBackendContract(_Mixin):
         nobody = UserId("nobody")
         self.failureResultOf(self.backend.write_blob(nobody, BLOB, BytesProducer(b"")), NoSuchUser)
         self.failureResultOf(self.backend.list_blobs(nobody), NoSuchUser)
+
+    # --- many at a time -------------------------------------------------------------------------------
+
+    def batch(self, *blobs: tuple[str | None, bytes], user: UserId = USER) -> list[Any]:
+        """Store many blobs; return what became of each: a tag, the class of an error, or nothing."""
+        wanted = [(None if name is None else BlobId(name), len(data)) for name, data in blobs]
+        body = BytesProducer(b"".join(data for _, data in blobs))
+        outcomes = self.successResultOf(self.backend.write_blobs(user, wanted, body))
+        return [one.etag if isinstance(one, Stored) else None if one is None else type(one) for one in outcomes]
+
+    def read_batch(self, *names: str, limit: int = 10_000, largest: int = 10_000) -> list[bytes | SoledadError]:
+        """Read the first of many blobs."""
+        ids = [BlobId(name) for name in names]
+        return self.successResultOf(self.backend.read_blobs(USER, ids, DEFAULT, limit, largest))
+
+    def test_batch(self) -> None:
+        """Many blobs come as one run of bytes, and are blobs like any other: numbered, counted, in order."""
+        self.write(b"before", "before")
+        self.successResultOf(self.backend.delete_blob(USER, BlobId("before")))
+        since = self.page().head
+        blobs = [("b", b"12345"), ("A", b""), ("before", b"again"), ("c", b"x" * 100), ("empty", b"")]
+        self.assertEqual(self.batch(*blobs), [sha256(data).hexdigest() for _, data in blobs])
+        self.assertEqual([self.read(name) for name, _ in blobs], [data for _, data in blobs])
+        self.assertEqual(self.names(self.page()), [name for name, _ in blobs])
+        changes = self.successResultOf(self.backend.get_changes(USER, since))
+        self.assertEqual([info.changed for info in changes.blobs], [3, 4, 5, 6, 7])
+        self.assertEqual(self.page(deleted=True).blobs, ())
+        self.assertEqual(self.successResultOf(self.backend.get_total_storage(USER)), 110)
+        self.assertEqual(len(self.successResultOf(self.backend.store.list())), 5)
+
+    def test_large_batch(self) -> None:
+        """A batch may be larger than any buffer, and its blobs too."""
+        blobs = [
+            (f"{number:04}", bytes([number % 256]) * size) for number, size in enumerate([1, 3_000_000, 70_000] * 5)
+        ]
+        self.batch(*blobs, user=OTHER)
+        for name, data in blobs:
+            body = MemoryConsumer()
+            self.successResultOf(self.backend.read_blob(OTHER, BlobId(name), body))
+            self.assertEqual(body.value(), data)
+
+    def test_refusals_in_a_batch(self) -> None:
+        """What cannot be stored is told for each blob, the rest is stored; bytes without an id are dropped."""
+        self.write(b"first", "taken")
+        blobs = [
+            ("a", b"1" * 500),
+            ("taken", b"2"),
+            (None, b"3" * 5000),
+            ("too-much", b"4" * 600),
+            ("a", b"5"),
+            ("b", b"6" * (QUOTA - 505)),
+            ("one-more", b"7"),
+        ]
+        outcomes = self.batch(*blobs)
+        self.assertEqual(outcomes[1:5], [BlobExists, None, QuotaExceeded, BlobExists])
+        self.assertEqual(outcomes[6], QuotaExceeded)
+        self.assertEqual(self.names(self.page()), ["taken", "a", "b"])
+        self.assertEqual((self.read("a"), self.read("b")[:1], self.read("taken")), (b"1" * 500, b"6", b"first"))
+        self.assertEqual(self.successResultOf(self.backend.get_total_storage(USER)), QUOTA)
+
+    def test_nothing_to_store(self) -> None:
+        """If no blob of a batch can be stored, no byte is asked for."""
+        self.write()
+        body = ManualProducer(6)
+        outcomes = self.successResultOf(self.backend.write_blobs(USER, [(BLOB, 5), (None, 1)], body))
+        self.assertEqual([type(outcome) for outcome in outcomes], [BlobExists, type(None)])
+        self.assertIs(body.consumer, None)
+
+    def test_batch_reserves(self) -> None:
+        """The room of a batch is set aside before its first byte, and given back with it."""
+        body = ManualProducer(QUOTA)
+        work = self.backend.write_blobs(USER, [(BlobId("a"), 400), (BlobId("b"), 600)], body)
+        self.failureResultOf(self.backend.write_blob(USER, BLOB, BytesProducer(b"x")), QuotaExceeded)
+        body.consumer.write(b"x" * 500)
+        work.cancel()
+        self.failureResultOf(work, CancelledError)
+        self.assertTrue(body.stopped)
+        self.assert_nothing_kept()
+
+    def test_broken_batches(self) -> None:
+        """A batch that fails, ends early or goes on too long leaves nothing, however much of it was whole."""
+        for data, ending, error in (
+            (b"x" * 700, ZeroDivisionError(), ZeroDivisionError),
+            (b"x" * 999, None, WrongLength),
+            (b"x" * 1001, None, WrongLength),
+        ):
+            body = ManualProducer(QUOTA)
+            work = self.backend.write_blobs(USER, [(BlobId("a"), 400), (BlobId("b"), 600)], body)
+            body.consumer.write(data)
+            self.assertEqual(self.page().blobs, ())
+            if ending is not None:
+                body.done.errback(ending)
+            elif not body.stopped:
+                body.done.callback(None)
+            self.failureResultOf(work, error)
+            self.assertEqual(self.page().blobs, ())
+            self.assertEqual(self.successResultOf(self.backend.store.list()), [])
+        self.assert_nothing_kept()
+
+    def test_overtaken_in_a_batch(self) -> None:
+        """An id that is taken while a batch comes is refused at its end; the rest is stored."""
+        body = ManualProducer(10)
+        work = self.backend.write_blobs(USER, [(BlobId("a"), 5), (BlobId("b"), 5)], body)
+        self.write(b"quick", "a")
+        body.consumer.write(b"slow-slow-")
+        body.done.callback(None)
+        first, second = self.successResultOf(work)
+        self.assertIsInstance(first, BlobExists)
+        self.assertIsInstance(second, Stored)
+        self.assertEqual((self.read("a"), self.read("b")), (b"quick", b"slow-"))
+        self.assertEqual(len(self.successResultOf(self.backend.store.list())), 2)
+        self.write(b"x" * (QUOTA - 10), "the-rest")
+
+    def test_read_batch(self) -> None:
+        """As many are read as the limit holds, one at least; what is missing or too large is told in its place."""
+        self.batch(("a", b"12345"), ("b", b""), ("c", b"x" * 600), ("d", b"yy"))
+        self.assertEqual(self.read_batch("d", "a", "b"), [b"yy", b"12345", b""])
+        self.assertEqual(self.read_batch("c", "a", limit=10), [b"x" * 600])
+        self.assertEqual(self.read_batch("a", "d", "c", limit=10), [b"12345", b"yy"])
+        found = self.read_batch("none", "c", "a", largest=599)
+        self.assertEqual([type(one) for one in found], [BlobNotFound, TooLarge, bytes])
+
+    # --- items that are taken -------------------------------------------------------------------------
+
+    def flags(self, blob: str = BLOB) -> tuple[Flag, ...]:
+        """Return the flags of a blob."""
+        return self.successResultOf(self.backend.get_flags(USER, BlobId(blob)))
+
+    def claiming(self, seconds: int = 60) -> Deferred[None]:
+        """Take the blob."""
+        return self.backend.claim(USER, BLOB, seconds)
+
+    def test_claim(self) -> None:
+        """Who takes an item has it until the time is over; then it is pending again, and can be taken."""
+        self.write()
+        self.successResultOf(self.backend.set_flags(USER, BLOB, (Flag.PENDING,)))
+        self.successResultOf(self.claiming())
+        self.assertEqual(self.flags(), (Flag.PROCESSING,))
+        self.clock.advance(59)
+        self.failureResultOf(self.claiming(), BlobBusy)
+        self.assertEqual(self.names(self.page(filter_flag=Flag.PROCESSING)), [BLOB])
+        self.clock.advance(1)
+        self.assertEqual(self.flags(), (Flag.PENDING,))
+        self.successResultOf(self.claiming(5))
+        self.assertEqual(self.flags(), (Flag.PROCESSING,))
+        self.failureResultOf(self.backend.claim(USER, BlobId("none"), 1), BlobNotFound)
+
+    def test_claims_end(self) -> None:
+        """Setting flags ends a claim; PROCESSING that was set so does not run out."""
+        self.write()
+        self.successResultOf(self.claiming())
+        self.successResultOf(self.backend.set_flags(USER, BLOB, (Flag.FAILED,)))
+        self.clock.advance(100)
+        self.assertEqual(self.flags(), (Flag.FAILED,))
+        self.successResultOf(self.backend.set_flags(USER, BLOB, (Flag.PROCESSING,)))
+        self.clock.advance(10**6)
+        self.failureResultOf(self.claiming(), BlobBusy)
+        self.assertEqual(self.flags(), (Flag.PROCESSING,))
+
+    def test_claims_are_changes(self) -> None:
+        """That an item is taken, and that the time is over, are changes with numbers of their own."""
+        self.write()
+        before = self.page().head
+        self.successResultOf(self.claiming())
+        changes = self.successResultOf(self.backend.get_changes(USER, before))
+        self.assertEqual([(info.flags, info.changed) for info in changes.blobs], [((Flag.PROCESSING,), 2)])
+        self.clock.advance(60)
+        again = self.successResultOf(self.backend.get_changes(USER, changes.head))
+        self.assertEqual([(info.flags, info.changed) for info in again.blobs], [((Flag.PENDING,), 3)])
+        self.assertEqual(self.successResultOf(self.backend.get_changes(USER, again.head)).blobs, ())
+
+    def test_lists_of_claimed(self) -> None:
+        """Lists and counts by flags go by what is true at the time."""
+        self.write()
+        self.successResultOf(self.claiming())
+        self.clock.advance(60)
+        self.assertEqual(self.page().blobs[0].flags, (Flag.PENDING,))
+        self.assertEqual(self.successResultOf(self.backend.count(USER, filter_flag=Flag.PENDING))[0], 1)
+        self.assertEqual(self.names(self.page(filter_flag=Flag.PENDING)), [BLOB])
+        self.assertEqual(self.names(self.page(filter_flag=Flag.PROCESSING)), [])
+        self.successResultOf(self.backend.delete_blob(USER, BLOB))
+        self.write()
+        self.assertEqual(self.flags(), ())
 
 
 @implementer(IConsumer)

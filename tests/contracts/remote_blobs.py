@@ -113,7 +113,7 @@ def zeros(size: int, sent: list[int]) -> WorkerProducer:
     return WorkerProducer(InPlace(), read, Budget(), size, on_sent=sent.append)
 
 
-class RemoteBlobsContract(_Case):
+class RemoteCase(_Case):
     """Make a server in `make_server`; every test begins with an empty one."""
 
     timeout = 60
@@ -153,6 +153,14 @@ class RemoteBlobsContract(_Case):
             self.assertIsInstance(error, kinds)
             return error
         raise self.failureException(f"succeeded: {result!r}")
+
+    async def a_while(self) -> None:
+        """Let some time pass in which something could arrive."""
+        self.settle()
+
+
+class RemoteBlobsContract(RemoteCase):
+    """What is asked about blobs."""
 
     # --- what goes there and comes back ---------------------------------------------------------------
 
@@ -313,10 +321,6 @@ class RemoteBlobsContract(_Case):
         self.settle()
         await work
         self.assertEqual(consumer.size, LARGE)
-
-    async def a_while(self) -> None:
-        """Let some time pass in which something could arrive."""
-        self.settle()
 
     async def test_consumer_fails(self) -> None:
         """The error of a consumer is the error of the call."""

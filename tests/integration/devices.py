@@ -81,7 +81,7 @@ class HomeServer:
         """Serve a folder that is there."""
         workers, budget = Workers.threads(reactor), PeakBudget()
         parts = open_parts(DataFolder(str(folder)), workers, budget)
-        root = make_root(parts.backend, parts.accounts)
+        root = make_root(parts.backend, parts.accounts, budget=budget, worker=workers.reads)
         site = make_site(root, reactor, budget)
         port = reactor.listenTCP(0, site, interface="127.0.0.1")
         return cls(folder, token, budget, parts, workers, root, site, port)

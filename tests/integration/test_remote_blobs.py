@@ -44,18 +44,18 @@ class SocketCase(TestCase):
         path.write_bytes(content)
         return path
 
-    async def listen(self, endpoint: IStreamServerEndpoint) -> str:
+    async def listen(self, endpoint: IStreamServerEndpoint, quota: int | None = None) -> str:
         """Start a server; return a token of alice's."""
         database, budget = memory_database(), Budget()
         accounts = Accounts(database, time)
-        root = make_root(memory_backend(database, budget), accounts)
+        root = make_root(memory_backend(database, budget), accounts, budget=budget)
         site = make_site(root, reactor, budget)
         port = await endpoint.listen(site)
         self.addCleanup(site.end)
         self.addCleanup(port.stopListening)
         self.stop = port.stopListening
         self.port: int = port.getHost().port  # type: ignore[attr-defined]
-        return await accounts.add_user(ALICE)
+        return await accounts.add_user(ALICE, quota)
 
     async def client(self, token: str, cert_file: Path | None = None) -> Server:
         """Return a client of the server."""

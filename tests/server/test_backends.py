@@ -10,13 +10,15 @@ from collections.abc import Callable
 from attrs import define
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.deferreds import InPlace
-from soledad.errors import BlobNotFound, StorageFailed, StorageFull
+from soledad.errors import BlobNotFound, StorageError, StorageFailed, StorageFull
 from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
 from soledad.server.accounts import Accounts
+from soledad.server.backends import filesystem
 from soledad.server.backends.blobs import BlobsBackend
 from soledad.server.backends.filesystem import (
     FileBytes,
@@ -29,16 +31,18 @@ from soledad.server.backends.filesystem import (
     walk,
 )
 from soledad.server.backends.memory import memory_backend, memory_database
+from soledad.server.backends.syncing import can_sync_file_system, sync_file_system
 from soledad.server.folder import DataFolder
 from soledad.server.index import Index
-from soledad.server.interfaces import Place
+from soledad.server.interfaces import Place, Stored
 from soledad.server.processes import Alone
 from soledad.server.service import Workers, open_parts
 from soledad.streams import Budget, BytesProducer, MemoryConsumer
 from tests.contracts.blobs_backend import BLOB, QUOTA, USER, BlobsBackendContract, ManualProducer
+from tests.contracts.uploads_backend import UploadsBackendContract
 
 
-class MemoryBackendTests(BlobsBackendContract, SynchronousTestCase):
+class MemoryBackendTests(UploadsBackendContract, BlobsBackendContract, SynchronousTestCase):
     """The backend in memory."""
 
     def make_backend(self, clock: Clock) -> tuple[BlobsBackend, Accounts]:
@@ -47,7 +51,7 @@ class MemoryBackendTests(BlobsBackendContract, SynchronousTestCase):
         return memory_backend(database, clock=clock.seconds), Accounts(database, clock.seconds)
 
 
-class FilesystemBackendTests(BlobsBackendContract, SynchronousTestCase):
+class FilesystemBackendTests(UploadsBackendContract, BlobsBackendContract, SynchronousTestCase):
     """The backend over files, as a server has it but for the threads."""
 
     def make_backend(self, clock: Clock) -> tuple[BlobsBackend, Accounts]:
@@ -67,7 +71,7 @@ class NamedFiles(Files):
         return os.open(os.path.join(folder, name), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), False
 
 
-class NamedFilesTests(BlobsBackendContract, SynchronousTestCase):
+class NamedFilesTests(UploadsBackendContract, BlobsBackendContract, SynchronousTestCase):
     """The same on a file system without ``O_TMPFILE``."""
 
     def make_backend(self, clock: Clock) -> tuple[BlobsBackend, Accounts]:
@@ -107,6 +111,16 @@ class FailingFiles(Files):
         self._maybe("sync")
         super().sync(file)
 
+    def create_named(self, path: str) -> int:
+        """See `Files`."""
+        self._maybe("create_named")
+        return super().create_named(path)
+
+    def sync_file_system(self, anchor: int) -> None:
+        """See `Files`."""
+        self._maybe("sync_file_system")
+        super().sync_file_system(anchor)
+
     def name(self, file: int, folder: str, name: str) -> None:
         """See `Files`."""
         self._maybe("name")
@@ -125,6 +139,9 @@ class FailingFiles(Files):
 
 class FaultTests(SynchronousTestCase):
     """Disks that are full or broken."""
+
+    #: Whether the file system can be synced as a whole.
+    whole = True
 
     def setUp(self) -> None:
         """Make a backend over files that can fail."""
@@ -163,6 +180,84 @@ class FaultTests(SynchronousTestCase):
         self.files.on_call = called
         self.successResultOf(self.backend.write_blob(USER, BLOB, BytesProducer(b"x")))
         self.assertEqual(calls, ["make_folder", "sync_folder"] * 5 + ["write", "sync", "name", "sync_last_folder"])
+
+    def batch(self, *names: str) -> Deferred[list[Stored | StorageError | None]]:
+        """Store a batch of blobs, which use up the quota."""
+        size = QUOTA // len(names)
+        body = BytesProducer(b"x" * size * len(names))
+        return self.backend.write_blobs(USER, [(BlobId(name), size) for name in names], body)
+
+    def test_every_step_of_a_batch(self) -> None:
+        """Whichever step of a batch fails, all of it fails, and neither bytes nor room are left."""
+        self.patch(filesystem, "can_sync_file_system", lambda file: self.whole)
+        names = [BLOB, *(f"blob-1-{number}" for number in range(9))]
+        for self.whole, failing in (
+            *((False, step) for step in ("make_folder", "create_named", "write", "sync", "sync_folder")),
+            (False, "sync_last_folder"),
+            (True, "sync_file_system"),
+        ):
+            for error, expected in ((errno.ENOSPC, StorageFull), (errno.EIO, StorageFailed)):
+                self.files.failing, self.files.error = failing, error
+                self.failureResultOf(self.batch(*names), expected)
+                self.failureResultOf(self.backend.stat_blob(USER, BLOB), BlobNotFound)
+                self.assertEqual(list(walk(self.root)), [], failing)
+        self.files.failing = ""
+        stored = self.successResultOf(self.batch(*names))
+        self.assertEqual({type(outcome) for outcome in stored}, {Stored})
+
+    def test_order_of_a_batch(self) -> None:
+        """All files and all folders above them are synced before the rows are written, together or one by one."""
+        calls: list[str] = []
+
+        def called(call: str) -> None:
+            calls.append(call)
+            self.failureResultOf(self.backend.stat_blob(USER, BLOB), BlobNotFound)
+
+        self.files.on_call = called
+        for self.whole, syncs in (
+            (True, ["sync_file_system"]),
+            (False, ["sync"] * 8 + ["sync_folder"] * 5 + ["sync_last_folder"]),
+        ):
+            self.patch(filesystem, "can_sync_file_system", lambda file: self.whole)
+            names = [BLOB, *(f"blob-1-{number}" for number in range(7))]
+            self.successResultOf(self.batch(*names))
+            written = [call for call in calls if not call.startswith("sync")]
+            self.assertEqual(written[-16:], ["create_named", "write"] * 8)
+            self.assertEqual(sorted(calls[len(written) :]), sorted(syncs))
+            for name in names:
+                self.files.on_call = lambda call: None
+                self.successResultOf(self.backend.delete_blob(USER, BlobId(name)))
+            self.store._durable.clear()
+            self.files.on_call = called
+            calls.clear()
+
+    def test_small_batch(self) -> None:
+        """A batch of a few files does not wait for what others have written to the file system."""
+        self.patch(filesystem, "can_sync_file_system", lambda file: True)
+        self.files.failing = "sync_file_system"
+        self.successResultOf(self.batch("a", "b"))
+
+    def test_folder_goes_during_a_batch(self) -> None:
+        """When the last file of a folder goes, those of a batch there are not lost."""
+        body = ManualProducer(2)
+        self.successResultOf(self.backend.write_blob(USER, BlobId("blob-1"), BytesProducer(b"x")))
+        work = self.backend.write_blobs(USER, [(BlobId("another"), 1), (BlobId("blob-1-2"), 1)], body)
+        body.consumer.write(b"y")
+        self.successResultOf(self.backend.delete_blob(USER, BlobId("blob-1")))
+        body.consumer.write(b"z")
+        body.done.callback(None)
+        self.successResultOf(work)
+        self.assertEqual(len(list(walk(self.root))), 2)
+
+    def test_file_system(self) -> None:
+        """Where it is known that a file system can be synced as a whole, it can."""
+        folder = os.open(self.root, os.O_RDONLY)
+        self.addCleanup(os.close, folder)
+        if can_sync_file_system(folder):
+            sync_file_system(folder)
+        with open("/proc/self/status", "rb") as other:
+            self.assertFalse(can_sync_file_system(other.fileno()))
+        self.assertRaises(OSError, sync_file_system, -1)
 
     def test_failing_read(self) -> None:
         """A file that cannot be read is an error, not a short blob."""

@@ -21,7 +21,8 @@ class WhoTests(ServerTestCase):
         answer = self.connect().request("GET /")
         self.assertEqual(status(answer), 200)
         told = json.loads(content(answer))
-        self.assertEqual((told["name"], told["protocol"], told["offers"]), ("soledad", 1, ["blobs"]))
+        offers = ["blobs", "stream", "uploads"]
+        self.assertEqual((told["name"], told["protocol"], told["offers"]), ("soledad", 1, offers))
 
     def test_unauthorized(self) -> None:
         """Without a token that is right, nothing is told; how it is wrong makes no difference."""
@@ -66,9 +67,10 @@ class WhoTests(ServerTestCase):
         for path, allowed in (
             ("/", "GET, HEAD"),
             (f"/blobs/{USER}", "GET, HEAD"),
-            (f"/blobs/{USER}/x", "DELETE, GET, HEAD, PUT"),
+            (f"/blobs/{USER}/x", "DELETE, GET, HEAD, POST, PUT"),
+            (f"/stream/{USER}?direction=upload", "POST"),
         ):
-            for method in ("POST", "PATCH", "OPTIONS", "FETCH"):
+            for method in ("PATCH", "OPTIONS", "FETCH"):
                 answer = self.ask(f"{method} {path}")
                 self.assertEqual((status(answer), code(answer)), (405, "method_not_allowed"))
                 self.assertEqual(headers(answer)["allow"], allowed)

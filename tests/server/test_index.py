@@ -200,19 +200,22 @@ class StatementTests(SynchronousTestCase):
         lists: list[dict[str, Any]] = [
             {"newest_first": newest, "deleted": deleted, "flag": flag, "after": after}
             for newest in (False, True)
-            for deleted, flag in ((False, None), (True, None), (False, Flag.PENDING))
+            for deleted, flag in ((False, None), (True, None), *((False, flag) for flag in Flag))
             for after in (None, f"d.{incarnation}.500")
         ]
         self.sent.clear()
         for options in lists:
             self.successResultOf(self.index.page(USER, DEFAULT, limit=10, **options))
         self.successResultOf(self.index.changes(USER, DEFAULT, f"c.{incarnation}.500", 10))
+        for deleted, flag in ((False, None), (True, None), (False, Flag.PENDING)):
+            self.successResultOf(self.index.count(USER, DEFAULT, deleted, flag))
         plans = [plan for statement, parameters in list(self.sent) for plan in self.plan(statement, parameters)]
-        self.assertGreaterEqual(len(plans), 13)
+        self.assertGreaterEqual(len(plans), 60)
         for plan in plans:
             self.assertRegex(plan, "^SEARCH (blobs|users) USING ")
         indexes = {plan.split("INDEX ")[1].split(" ")[0] for plan in plans if "blobs" in plan}
-        self.assertEqual(indexes, {"blobs_by_date", "blobs_by_change", "blobs_with_flags"})
+        expected = {f"blobs_{kind}" for kind in ("by_date", "by_change", "by_claim")}
+        self.assertEqual(indexes, expected | {f"blobs_{flag.value.lower()}" for flag in Flag})
 
     def plan(self, statement: str, parameters: Any) -> list[str]:
         """Return how SQLite would carry out a statement."""

@@ -136,7 +136,8 @@ def arrive(cursor: Cursor, key: BlobKey, sealed: Sealed, spooled: Spooled) -> Sy
     status = after(row.status, SyncEvent.ARRIVED)
     cursor.execute(
         f"""
-        UPDATE blob SET status = ?, length = ?, size = ?, header = ?, commitment = ?, evicted = 0, {IDLE} WHERE id = ?
+        UPDATE blob SET status = ?, length = ?, size = ?, header = ?, commitment = ?, evicted = 0, partial = NULL,
+            {IDLE} WHERE id = ?
         """,
         (status.value, sealed.length, sealed.size, sealed.header, sealed.commitment, row.id),
     )
@@ -145,8 +146,7 @@ def arrive(cursor: Cursor, key: BlobKey, sealed: Sealed, spooled: Spooled) -> Sy
 
 
 #: What is set in a row when no transfer is under way any more, and none is asked for.
-IDLE = """reason = NULL, progress = 0, attempts = 0, rejections = 0, retry_at = NULL, upload = NULL, partial = NULL,
-    seen = 1"""
+IDLE = "reason = NULL, progress = 0, attempts = 0, rejections = 0, retry_at = NULL, upload = NULL, seen = 1"
 
 
 def change(cursor: Cursor, key: BlobKey, event: SyncEvent, reason: str | None = None) -> SyncStatus:
@@ -279,6 +279,27 @@ class LocalBlobs:
     ) -> None:
         """See `ILocalBlobs`."""
         await self._keep(spooled, insert, key, status, sealed, spooled, priority)
+
+    def put_made(
+        self, key: BlobKey, make: Callable[[], tuple[Sealed, bytes]], status: SyncStatus, priority: Priority
+    ) -> Deferred[Sealed]:
+        """See `ILocalBlobs`."""
+        return self.database.write(self._put_made, key, make, status, priority)
+
+    def _put_made(
+        self,
+        cursor: Cursor,
+        key: BlobKey,
+        make: Callable[[], tuple[Sealed, bytes]],
+        status: SyncStatus,
+        priority: Priority,
+    ) -> Sealed:
+        sealed, data = make()
+        spool = self.files.spool()
+        spool.write(data)
+        # If it is a file after all, and the row does not get there, the next opening sweeps it.
+        insert(cursor, key, status, sealed, spool.finish(), priority)
+        return sealed
 
     @deferred
     async def arrive(self, key: BlobKey, sealed: Sealed, spooled: Spooled) -> SyncStatus:

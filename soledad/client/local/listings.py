@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from soledad.client.interfaces import Listed
 from soledad.client.local.blobs import IDLE
 from soledad.client.local.database import Cursor
-from soledad.client.local.queue import SELECT, drop_bytes, look_up, queued, remove
+from soledad.client.local.queue import SELECT, bury, drop_bytes, look_up, queued, remove
 from soledad.model.blob import BlobKey, Priority, Sealed, SyncEvent, SyncStatus, after
 from soledad.model.ids import Namespace
 from soledad.model.transfer import EVENTS, Finding, Queued, find
@@ -47,6 +47,8 @@ def compare(cursor: Cursor, listed: Sequence[Listed]) -> tuple[list[Queued], lis
         found = find(row, item.entry, item.deleted)
         if found is Finding.UNCERTAIN and row is not None:
             uncertain.append(row)
+        if row is not None:
+            bury(cursor, key, item.deleted)
         files += _apply(cursor, key, row, item, found)
         if not item.entry.deleted:
             cursor.execute(f"UPDATE blob SET seen = 1 {_WHERE_KEY}", (key.namespace, key.blob_id))

@@ -20,6 +20,9 @@ from soledad.model.transfer import DIRECTIONS, Direction, Queued
 #: Seconds beyond which no transfer waits; a time that lies further ahead is one of a clock that was wrong.
 LONGEST_WAIT = 24 * 3600.0
 
+#: Deletions that are remembered at most.
+BURIED = 10_000
+
 SELECT = """SELECT namespace, blob_id, status, priority, length, size, header, commitment, etag, upload, partial,
     attempts, rejections, replaces FROM blob"""
 _WHERE_KEY = "WHERE namespace = ? AND blob_id = ?"
@@ -47,16 +50,17 @@ def look_up_all(cursor: Cursor, keys: Iterable[BlobKey]) -> list[Queued | None]:
 
 
 def ask(cursor: Cursor, scope: Scope, now: float) -> int:
-    """Ask for all transfers of a scope; return how many these are."""
+    """Ask for all transfers of a scope; return how many bytes these are."""
     if Direction.DOWNLOAD in scope.directions:
         where, values = _of_scope([SyncStatus.REMOTE], scope.namespace)
         wanted = after(SyncStatus.REMOTE, SyncEvent.WANTED).value
         cursor.execute(f"UPDATE blob SET status = ? WHERE {where} AND evicted = 0", (wanted, *values))
     where, values = _of_scope(_statuses(scope), scope.namespace)
     # What is condemned is not worth the way, unless it is to be deleted.
-    where = f"{where} AND (condemned IS NULL OR status = ?)"
-    cursor.execute(f"UPDATE blob SET retry_at = ? WHERE {where}", (now, *values, SyncStatus.PENDING_DELETE.value))
-    return int(cursor.rowcount)
+    where, values = f"{where} AND (condemned IS NULL OR status = ?)", [*values, SyncStatus.PENDING_DELETE.value]
+    cursor.execute(f"UPDATE blob SET retry_at = ? WHERE {where}", (now, *values))
+    (size,) = cursor.execute(f"SELECT coalesce(sum(size), 0) FROM blob WHERE {where}", values).fetchone()
+    return int(size)
 
 
 def due(cursor: Cursor, scope: Scope | None, now: float, limit: int) -> list[Queued]:
@@ -117,6 +121,13 @@ def name_partial(cursor: Cursor, key: BlobKey, name: str) -> str:
     return kept
 
 
+def drop_partial(cursor: Cursor, key: BlobKey) -> list[str]:
+    """Forget what has come of a blob; return the files that nothing refers to any more."""
+    row = look_up(cursor, key)
+    cursor.execute(f"UPDATE blob SET partial = NULL, progress = 0 {_WHERE_KEY}", _of(key))
+    return [] if row is None or row.partial is None else [row.partial]
+
+
 def settle(cursor: Cursor, outcomes: Sequence[Outcome]) -> list[SyncStatus | None]:
     """Note what became of transfers of blobs that are still the same."""
     return [_settle(cursor, outcome) for outcome in outcomes]
@@ -172,13 +183,18 @@ def postpone_all(cursor: Cursor, scope: Scope | None, now: float, until: float, 
     cursor.execute(query, (until, reason, now, *values))
 
 
+def hold(cursor: Cursor, key: BlobKey) -> None:
+    """Ask no more for a transfer, and keep what has gone or come."""
+    cursor.execute(f"UPDATE blob SET retry_at = NULL {_WHERE_KEY}", _of(key))
+
+
 def withdraw(cursor: Cursor, key: BlobKey, event: SyncEvent | None) -> list[str]:
     """Ask no more for a transfer; return the files that nothing refers to any more."""
     row = look_up(cursor, key)
     if row is None:
         return []
     status = row.status if event is None else after(row.status, event)
-    cursor.execute(f"UPDATE blob SET status = ?, {IDLE} {_WHERE_KEY}", (status.value, *_of(key)))
+    cursor.execute(f"UPDATE blob SET status = ?, partial = NULL, {IDLE} {_WHERE_KEY}", (status.value, *_of(key)))
     return [] if row.partial is None else [row.partial]
 
 
@@ -218,9 +234,24 @@ def forget(cursor: Cursor, key: BlobKey, commitment: bytes) -> list[str]:
     row = look_up(cursor, key)
     if row is None:
         return []
+    is_gone = row.status is SyncStatus.PENDING_DELETE and row.sealed.commitment == commitment
+    bury(cursor, key, [row.replaces, row.sealed.commitment if is_gone else None])
     cursor.execute(f"UPDATE blob SET replaces = NULL, etag = NULL {_WHERE_KEY}", _of(key))
-    is_same = row.sealed.commitment == commitment
-    return remove(cursor, key) if is_same and row.status is SyncStatus.PENDING_DELETE else []
+    return remove(cursor, key) if is_gone else []
+
+
+def bury(cursor: Cursor, key: BlobKey, commitments: Iterable[bytes | None]) -> None:
+    """Remember what was deleted under an id: who deletes what comes after it, says so again."""
+    named = [(*_of(key), commitment) for commitment in commitments if commitment]
+    if named:
+        cursor.executemany("INSERT OR IGNORE INTO buried (namespace, blob_id, commitment) VALUES (?, ?, ?)", named)
+        cursor.execute("DELETE FROM buried WHERE id <= (SELECT max(id) FROM buried) - ?", (BURIED,))
+
+
+def buried(cursor: Cursor, key: BlobKey, limit: int) -> list[bytes]:
+    """Return what was deleted under an id before, the latest first."""
+    query = f"SELECT commitment FROM buried {_WHERE_KEY} ORDER BY id DESC LIMIT ?"
+    return [bytes(row[0]) for row in cursor.execute(query, (*_of(key), limit))]
 
 
 # --- what there is ------------------------------------------------------------------------------------

@@ -107,6 +107,13 @@ BLOBS = (
         namespace TEXT PRIMARY KEY,
         head TEXT NOT NULL                      -- what to go on from
     ) WITHOUT ROWID;
+    CREATE TABLE buried (                       -- what was deleted under ids that may be used again
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        namespace TEXT NOT NULL,
+        blob_id TEXT NOT NULL,
+        commitment BLOB NOT NULL,
+        UNIQUE (namespace, blob_id, commitment)
+    );
     """,
     """
     ALTER TABLE blob ADD COLUMN ours INTEGER NOT NULL DEFAULT 0;    -- 1: this device deletes it on the server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from builtins import list as builtin_list
 from collections.abc import Sequence
 from os import urandom
 
@@ -30,7 +31,7 @@ class BlobQueue:
         """See `IBlobQueue`."""
         return self._blobs.database.write(queue.ask, scope, now)
 
-    def due(self, scope: Scope | None, now: float, limit: int) -> Deferred[list[Queued]]:
+    def due(self, scope: Scope | None, now: float, limit: int) -> Deferred[builtin_list[Queued]]:
         """See `IBlobQueue`."""
         return self._blobs.database.read(queue.due, scope, now, limit)
 
@@ -42,7 +43,7 @@ class BlobQueue:
         """See `IBlobQueue`."""
         return self._blobs.database.read(queue.look_up, key)
 
-    def contents(self, keys: Sequence[BlobKey]) -> Deferred[list[bytes | None]]:
+    def contents(self, keys: Sequence[BlobKey]) -> Deferred[builtin_list[bytes | None]]:
         """See `IBlobQueue`."""
         return self._blobs.database.read(queue.contents, keys)
 
@@ -66,7 +67,12 @@ class BlobQueue:
         return await completed(self._blobs.worker.run(PartialFile.open, self._blobs.files, name))
 
     @deferred
-    async def arrive(self, arrivals: Sequence[Arrival]) -> list[SyncStatus | None]:
+    async def drop_partial(self, key: BlobKey) -> None:
+        """See `IBlobQueue`."""
+        await self._remove(await self._blobs.database.write(queue.drop_partial, key))
+
+    @deferred
+    async def arrive(self, arrivals: Sequence[Arrival]) -> builtin_list[SyncStatus | None]:
         """See `IBlobQueue`."""
         statuses = await self._blobs.database.write(queue.arrive_all, arrivals)
         pairs = zip(arrivals, statuses, strict=True)
@@ -76,7 +82,7 @@ class BlobQueue:
                 self._blobs.came(arrival.key)
         return statuses
 
-    def settle(self, outcomes: Sequence[Outcome]) -> Deferred[list[SyncStatus | None]]:
+    def settle(self, outcomes: Sequence[Outcome]) -> Deferred[builtin_list[SyncStatus | None]]:
         """See `IBlobQueue`."""
         return self._blobs.database.write(queue.settle, outcomes)
 
@@ -89,6 +95,10 @@ class BlobQueue:
     def postpone_all(self, scope: Scope | None, now: float, until: float, reason: str) -> Deferred[None]:
         """See `IBlobQueue`."""
         return self._blobs.database.write(queue.postpone_all, scope, now, until, reason)
+
+    def hold(self, key: BlobKey) -> Deferred[None]:
+        """See `IBlobQueue`."""
+        return self._blobs.database.write(queue.hold, key)
 
     @deferred
     async def withdraw(self, key: BlobKey, event: SyncEvent | None) -> None:
@@ -107,11 +117,15 @@ class BlobQueue:
         """See `IBlobQueue`."""
         await self._remove(await self._blobs.database.write(queue.forget, key, commitment))
 
+    def buried(self, key: BlobKey, limit: int) -> Deferred[builtin_list[bytes]]:
+        """See `IBlobQueue`."""
+        return self._blobs.database.read(queue.buried, key, limit)
+
     def head(self, namespace: Namespace) -> Deferred[str | None]:
         """See `IBlobQueue`."""
         return self._blobs.database.read(listings.head, namespace)
 
-    def namespaces(self) -> Deferred[list[Namespace]]:
+    def namespaces(self) -> Deferred[builtin_list[Namespace]]:
         """See `IBlobQueue`."""
         return self._blobs.database.read(queue.namespaces)
 
@@ -120,7 +134,7 @@ class BlobQueue:
         return self._blobs.database.write(listings.begin_comparing, namespace)
 
     @deferred
-    async def compare(self, listed: Sequence[Listed]) -> list[Queued]:
+    async def compare(self, listed: Sequence[Listed]) -> builtin_list[Queued]:
         """See `IBlobQueue`."""
         uncertain, files = await self._blobs.database.write(listings.compare, listed)
         await self._remove(files)
@@ -139,7 +153,7 @@ class BlobQueue:
         """See `IBlobQueue`."""
         await self._remove(await self._blobs.database.write(listings.replace_named, key, commitment, size, etag))
 
-    def list(self, namespace: Namespace, status: SyncStatus | None) -> Deferred[list[Queued]]:
+    def list(self, namespace: Namespace, status: SyncStatus | None) -> Deferred[builtin_list[Queued]]:
         """See `IBlobQueue`."""
         return self._blobs.database.read(queue.list_blobs, namespace, status)
 

@@ -8,6 +8,7 @@ those who have keys to say.  Source: docs/spec/blobs-http.rst.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import define, field
@@ -18,11 +19,11 @@ from zope.interface import implementer
 from soledad.client.interfaces import IRemoteBlobs
 from soledad.client.remote.http import Answer, ServerConnection
 from soledad.deferreds import deferred
-from soledad.errors import UnexpectedAnswer
-from soledad.model.blob import WHOLE, BlobInfo, ByteRange
+from soledad.errors import InvalidFlags, PreconditionFailed, UnexpectedAnswer
+from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
 from soledad.model.ids import DEFAULT, BlobId, Namespace
 from soledad.streams import BytesProducer
-from soledad.wire.listing import Page, decode_count, decode_page
+from soledad.wire.listing import Page, decode_count, decode_flags, decode_page, encode_flags
 from soledad.wire.routes import TOMBSTONE_LIMIT, BlobRoute, ListRoute, format_range
 
 #: Bytes that the entry of one blob in a list has at most: the tombstone in base64, and the rest.
@@ -51,21 +52,31 @@ class RemoteBlobs:
 
     @deferred
     async def read_blob(
-        self, blob_id: BlobId, consumer: IConsumer, namespace: Namespace = DEFAULT, wanted: ByteRange = WHOLE
+        self,
+        blob_id: BlobId,
+        consumer: IConsumer,
+        namespace: Namespace = DEFAULT,
+        wanted: ByteRange = WHOLE,
+        etag: str | None = None,
+        on_tag: Callable[[str], object] | None = None,
     ) -> None:
         """See `IRemoteBlobs`."""
         if wanted.length == 0:
             # HTTP has no name for no bytes at all.
             return
-        headers = {} if wanted == WHOLE else {"Range": format_range(wanted)}
         known = {"blob_id": blob_id, "namespace": namespace}
+        headers = _conditions(wanted, etag)
         answer = await self._server.request("GET", self._path(blob_id, namespace), headers=headers, known=known)
         try:
+            if etag is not None and _etag_of(answer) != etag:
+                raise PreconditionFailed()
             length = _length_of(answer, wanted)
-            _etag_of(answer)
-        except UnexpectedAnswer:
+            tag = _etag_of(answer)
+        except (UnexpectedAnswer, PreconditionFailed):
             await answer.abandon()
             raise
+        if on_tag is not None:
+            on_tag(tag)
         await answer.deliver(consumer, length)
 
     @deferred
@@ -102,6 +113,33 @@ class RemoteBlobs:
         """See `IRemoteBlobs`."""
         return decode_count(await self._list(route, _ENTRY_SIZE))
 
+    @deferred
+    async def get_flags(self, blob_id: BlobId, namespace: Namespace = DEFAULT) -> tuple[Flag, ...]:
+        """See `IRemoteBlobs`."""
+        path = BlobRoute(self._server.user, blob_id, namespace, only_flags=True).path
+        answer, body = await self._server.ask("GET", path, known={"blob_id": blob_id, "namespace": namespace})
+        answer.expect(200)
+        try:
+            return decode_flags(body)
+        except InvalidFlags as error:
+            raise UnexpectedAnswer("not flags", answer.status) from error
+
+    @deferred
+    async def set_flags(self, blob_id: BlobId, flags: Sequence[Flag], namespace: Namespace = DEFAULT) -> None:
+        """See `IRemoteBlobs`."""
+        body = BytesProducer(encode_flags(dict.fromkeys(flags)))
+        await self._post(BlobRoute(self._server.user, blob_id, namespace), body)
+
+    @deferred
+    async def claim(self, blob_id: BlobId, seconds: int, namespace: Namespace = DEFAULT) -> None:
+        """See `IRemoteBlobs`."""
+        await self._post(BlobRoute(self._server.user, blob_id, namespace, claim=seconds), BytesProducer(b""))
+
+    async def _post(self, route: BlobRoute, body: IBodyProducer) -> None:
+        known = {"blob_id": route.blob_id, "namespace": route.namespace}
+        answer, _ = await self._server.ask("POST", route.path, body=body, known=known)
+        answer.expect(204)
+
     async def _list(self, route: ListRoute, limit: int) -> bytes:
         answer, body = await self._server.ask("GET", route.path, limit=limit)
         answer.expect(200)
@@ -109,6 +147,15 @@ class RemoteBlobs:
 
     def _path(self, blob_id: BlobId, namespace: Namespace) -> str:
         return BlobRoute(self._server.user, blob_id, namespace).path
+
+
+def _conditions(wanted: ByteRange, etag: str | None) -> dict[str, str]:
+    """Return the headers that ask for a range, and say of what."""
+    if wanted == WHOLE:
+        return {} if etag is None else {"If-Match": f'"{etag}"'}
+    # With another tag the answer is the whole blob, which is not taken then.
+    condition = {} if etag is None else {"If-Range": f'"{etag}"'}
+    return {"Range": format_range(wanted), **condition}
 
 
 def _length_of(answer: Answer, wanted: ByteRange) -> int:

@@ -9,10 +9,12 @@ from urllib.parse import urlsplit
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 
-from soledad.client.interfaces import IRemoteBlobs
+from soledad.client.interfaces import IRemoteBlobs, IRemoteStream, IRemoteUploads
 from soledad.client.remote.agent import load_tls, make_agent
 from soledad.client.remote.blobs import RemoteBlobs
 from soledad.client.remote.http import ServerConnection, server_url
+from soledad.client.remote.stream import RemoteStream
+from soledad.client.remote.uploads import RemoteUploads
 from soledad.deferreds import Worker
 from soledad.errors import InvalidServerURL
 from soledad.model.ids import UserId
@@ -45,6 +47,8 @@ class Server:
     """One user's server: what is asked of it, over connections that are its own."""
 
     blobs: IRemoteBlobs
+    uploads: IRemoteUploads
+    stream: IRemoteStream
     _connection: ServerConnection
     _agent: ClosingAgent
 
@@ -52,7 +56,8 @@ class Server:
     def over(cls, agent: Any, reactor: Any, user: UserId, address: Address) -> Server:
         """Ask through ``agent``, which is closed with this."""
         connection = ServerConnection.over(agent, reactor, address.url, user, address.token)
-        return cls(RemoteBlobs(connection), connection, agent)
+        parts = RemoteBlobs(connection), RemoteUploads(connection), RemoteStream(connection)
+        return cls(*parts, connection, agent)
 
     def set_token(self, token: str) -> None:
         """Use another token from the next request on. :raise InvalidServerURL: it is none."""

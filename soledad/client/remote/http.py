@@ -180,6 +180,14 @@ class Answer:
         """
         await self._deliver(_Delivery(consumer, length, exact=True))
 
+    async def deliver_up_to(self, consumer: IConsumer, limit: int) -> None:
+        """
+        Write the body, whose length nobody knows, to ``consumer``, whose back-pressure is obeyed.
+
+        :raise UnexpectedAnswer: it is larger than ``limit`` bytes.
+        """
+        await self._deliver(_Delivery(consumer, limit))
+
     async def collect(self, limit: int) -> bytes:
         """Return the body. :raise UnexpectedAnswer: it is larger than ``limit`` bytes."""
         body = MemoryConsumer()

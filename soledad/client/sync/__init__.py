@@ -1,1 +1,1 @@
-"""What a device does with the server by itself: plan, then carry out."""
+"""Copying between the two stores of a device, the local one and the server: what to do, and doing it."""

@@ -7,8 +7,7 @@ row, left by a process that was killed, are swept a day later.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from secrets import token_hex
+from collections.abc import Iterable, Sequence
 
 from attrs import define
 from twisted.internet.defer import CancelledError, Deferred
@@ -18,28 +17,35 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IBodyProducer
 from zope.interface import implementer
 
 from soledad.deferreds import completed, deferred
-from soledad.errors import BlobNotFound, LengthRequired, SoledadError, StorageFailed
+from soledad.errors import (
+    BlobExists,
+    BlobNotFound,
+    LengthRequired,
+    SoledadError,
+    StorageError,
+    StorageFailed,
+    TooLarge,
+)
 from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
 from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
-from soledad.server.index import Index
-from soledad.server.interfaces import Found, IBlobsBackend, IByteStore, Place, Stored
+from soledad.server.backends.uploads import ResumableWrites
+from soledad.server.interfaces import Found, IBlobsBackend, Place, Stored
+from soledad.streams import MemoryConsumer
 from soledad.wire.listing import Page
 from soledad.wire.routes import PAGE
 
 #: Bytes without a row are swept after so many seconds: no upload takes that long between its end and its row.
 STRAY_AGE = 24 * 3600.0
+#: Blobs that are looked up at a time, of many that are wanted.
+_LOOKED_UP = 256
 
 _log = Logger()
 
 
 @implementer(IBlobsBackend)
 @define(eq=False)
-class BlobsBackend:
+class BlobsBackend(ResumableWrites):
     """Blobs over an index and a byte store."""
-
-    index: Index
-    store: IByteStore
-    _new_name: Callable[[], str] = lambda: token_hex(16)
 
     @deferred
     async def write_blob(
@@ -65,6 +71,80 @@ class BlobsBackend:
             # Certainly not committed.  After any other error it may be, and the sweep finds out.
             await completed(self.store.delete(place))
             raise
+
+    @deferred
+    async def write_blobs(
+        self,
+        user: UserId,
+        wanted: Sequence[tuple[BlobId | None, int]],
+        producer: IBodyProducer,
+        namespace: Namespace = DEFAULT,
+    ) -> list[Stored | StorageError | None]:
+        """See `IBlobsBackend`."""
+        upload = self._new_name()
+        named = [(blob_id, length) for blob_id, length in wanted if blob_id is not None]
+        told = iter(await self.index.reserve_batch(user, namespace, upload, named))
+        outcomes: list[StorageError | None] = [None if blob_id is None else next(told) for blob_id, _ in wanted]
+        places = [
+            None if blob_id is None or outcome is not None else Place(user, namespace, blob_id, upload)
+            for (blob_id, _), outcome in zip(wanted, outcomes, strict=True)
+        ]
+        kept = [place for place in places if place is not None]
+        if not kept:
+            return list(outcomes)
+        lengths = [length for _, length in wanted]
+        try:
+            stored = await self.store.write_many(list(zip(places, lengths, strict=True)), producer)
+            taken = await self._commit_batch(kept, [found for found in stored if found is not None])
+        except BaseException:
+            await completed(self.index.release(kept[0]))
+            raise
+        return [
+            BlobExists(place.blob_id, namespace) if place in taken else found or outcome
+            for place, found, outcome in zip(places, stored, outcomes, strict=True)
+        ]
+
+    async def _commit_batch(self, places: list[Place], stored: list[Stored]) -> set[Place]:
+        try:
+            taken = await self.index.commit_batch(list(zip(places, stored, strict=True)))
+        except (SoledadError, CancelledError):
+            await self._drop(places)
+            raise
+        await self._drop(taken)
+        return taken
+
+    async def _drop(self, places: Iterable[Place]) -> None:
+        for place in places:
+            await completed(self.store.delete(place))
+
+    @deferred
+    async def read_blobs(
+        self, user: UserId, blob_ids: Sequence[BlobId], namespace: Namespace, limit: int, largest: int
+    ) -> list[bytes | SoledadError]:
+        """See `IBlobsBackend`."""
+        found = await self.index.find_batch(user, namespace, blob_ids[:_LOOKED_UP])
+        first = _first(found, limit, largest)
+        small = [(one[1], one[0].length) for one in first if isinstance(one, tuple)]
+        read = iter(await self.store.read_many(small))
+        results: list[bytes | SoledadError] = [next(read) if isinstance(one, tuple) else one for one in first]
+        return [
+            # Deleted since its row was read, or lost.
+            await self._read_small(user, blob_ids[number], namespace, largest)
+            if isinstance(result, BlobNotFound) and isinstance(first[number], tuple)
+            else result
+            for number, result in enumerate(results)
+        ]
+
+    async def _read_small(
+        self, user: UserId, blob_id: BlobId, namespace: Namespace, largest: int
+    ) -> bytes | SoledadError:
+        body = MemoryConsumer()
+        try:
+            await self.read_blob(user, blob_id, body, namespace, ByteRange(0, largest + 1))
+        except SoledadError as error:
+            return error
+        data = body.value()
+        return data if len(data) <= largest else TooLarge(largest)
 
     @deferred
     async def read_blob(
@@ -137,6 +217,10 @@ class BlobsBackend:
         """See `IBlobsBackend`."""
         return self.index.set_flags((user, namespace, blob_id), flags)
 
+    def claim(self, user: UserId, blob_id: BlobId, seconds: int, namespace: Namespace = DEFAULT) -> Deferred[None]:
+        """See `IBlobsBackend`."""
+        return self.index.claim((user, namespace, blob_id), seconds)
+
     def list_blobs(
         self,
         user: UserId,
@@ -176,9 +260,10 @@ class BlobsBackend:
 
     @deferred
     async def sweep(self, age: float = STRAY_AGE) -> int:
-        """Tidy up after killed processes, and let tombstones expire; return how many strays were removed."""
+        """Tidy up after killed processes; let tombstones and uploads expire; return how many strays were removed."""
         await self.index.release_dead()
         await self.index.expire()
+        await self.pending.expire()
         removed = 0
         after = ""
         while found := await self.store.list(after):
@@ -193,3 +278,20 @@ class BlobsBackend:
         old = [item.place for item in found if item.age > age]
         known = await self.index.known(old) if old else set()
         return [place for place in old if place not in known]
+
+
+def _first(
+    found: list[tuple[BlobInfo, Place] | BlobNotFound], limit: int, largest: int
+) -> list[tuple[BlobInfo, Place] | SoledadError]:
+    """Return the first ones, of ``limit`` bytes together or one at least; an error for those that are too large."""
+    first: list[tuple[BlobInfo, Place] | SoledadError] = []
+    total = 0
+    for one in found:
+        if isinstance(one, tuple) and one[0].length > largest:
+            first.append(TooLarge(largest))
+            continue
+        total += one[0].length if isinstance(one, tuple) else 0
+        if first and total > limit:
+            break
+        first.append(one)
+    return first

@@ -1,21 +1,23 @@
 """
 Bytes in files: ``root/user/namespace/s/som/some-b/some-blob-id.<upload>``.
 
-A file has no name until it is complete and durable, where the system can do that (``O_TMPFILE``); elsewhere it has its
-final name from the start, and it is still nobody's before its row is written.  Source: docs/server.rst, "Files".
+A file has no name until it is complete and durable, where the system can do that (``O_TMPFILE``); elsewhere, and when
+it comes in parts, its name ends in ``.part`` until then.  Source: docs/server.rst, "Files".
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 from builtins import list as builtin_list
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from time import time
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -24,18 +26,27 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from soledad.deferreds import Worker, completed, deferred
-from soledad.errors import BlobNotFound, StorageFailed, StorageFull
+from soledad.errors import StorageError, StorageFailed, UploadBusy
 from soledad.model.ids import BlobId, Namespace, UserId
-from soledad.server.interfaces import Found, IByteStore, Place, Stored
+from soledad.server.backends.batch import FileBatch
+from soledad.server.backends.faults import storage_errors
+from soledad.server.backends.parts import PART, Digests, FilePart
+from soledad.server.backends.syncing import can_sync_file_system, sync_file_system
+from soledad.server.interfaces import Found, IByteStore, IPart, Place, Stored
 from soledad.streams import Budget, WorkerConsumer, WorkerProducer, pour, send
 from soledad.wire.routes import PAGE
 from soledad.writeback import Writeback
 
+T = TypeVar("T")
+
 #: Lengths of the names of a blob's folders, each a beginning of its id.
 PREFIXES = (1, 3, 6)
+#: So many files are worth making all of their file system durable.
+TOGETHER = 8
+#: How the name of a file ends that was put aside.
+ASIDE = ".aside"
 #: Folders that are known to be durable, at most; beyond that they are synced once more.
 _KNOWN_LIMIT = 10_000
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: An identifier without its capitals, a bit for each capital, the upload.
 _FILE_NAME = re.compile(r"([a-z0-9_-]+(?:\.[0-9a-f]+)?)\.([0-9a-f]{32})", re.ASCII)
 
@@ -95,8 +106,11 @@ class Files:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
                     raise
-        path = os.path.join(folder, name)
-        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600), False
+        return self.create_named(os.path.join(folder, name)), False
+
+    def create_named(self, path: str) -> int:
+        """Make a new file for writing."""
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
 
     def write(self, file: int, data: bytes) -> None:
         """Write all of ``data``."""
@@ -107,6 +121,28 @@ class Files:
     def sync(self, file: int) -> None:
         """Make the content of a file durable."""
         os.fsync(file)
+
+    def create_part(self, path: str) -> None:
+        """Make an empty file that is not there yet."""
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+    def open_part(self, path: str) -> int:
+        """Open a file for reading and writing. :raise BlockingIOError: somebody has it."""
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(file)
+            raise
+        return file
+
+    def truncate(self, file: int, size: int) -> None:
+        """Cut off what is behind ``size`` bytes."""
+        os.ftruncate(file, size)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a file another name, which nothing has."""
+        os.rename(old, new)
 
     def name(self, file: int, folder: str, name: str) -> None:
         """Give a name to a file that has none."""
@@ -125,6 +161,28 @@ class Files:
         finally:
             os.close(folder)
 
+    def sync_together(self, anchor: int, paths: builtin_list[str], folders: builtin_list[str]) -> None:
+        """
+        Make files, and the names in folders, durable.
+
+        :param anchor: something on the same file system that was opened before the first of them was written.
+        """
+        if len(paths) >= TOGETHER and can_sync_file_system(anchor):
+            self.sync_file_system(anchor)
+            return
+        for path in paths:
+            file = self.open(path)
+            try:
+                self.sync(file)
+            finally:
+                os.close(file)
+        for folder in folders:
+            self.sync_folder(folder)
+
+    def sync_file_system(self, anchor: int) -> None:
+        """Make all of a file system durable."""
+        sync_file_system(anchor)
+
     def open(self, path: str) -> int:
         """Open a file for reading."""
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -134,9 +192,10 @@ class Files:
         return os.pread(file, size, start)
 
     def remove(self, path: str) -> None:
-        """Remove a file, and its folder if that was the last in it."""
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+        """Remove a file, complete or not, and its folder if that was the last in it."""
+        for name in (path, path + PART):
+            with suppress(FileNotFoundError):
+                os.unlink(name)
         with suppress(OSError):
             os.rmdir(os.path.dirname(path))
 
@@ -153,6 +212,7 @@ class FileBytes:
     #: Unix time, seconds.
     _clock: Callable[[], float] = time
     _durable: dict[str, None] = field(factory=dict, init=False)
+    _digests: Digests = field(factory=Digests, init=False)
 
     @deferred
     async def write(self, place: Place, producer: IBodyProducer) -> Stored:
@@ -165,6 +225,47 @@ class FileBytes:
         except BaseException:
             await completed(self._worker.run(draft.abandon))
             raise
+
+    @deferred
+    async def write_many(
+        self, portions: Sequence[tuple[Place | None, int]], producer: IBodyProducer
+    ) -> builtin_list[Stored | None]:
+        """See `IByteStore`."""
+        wanted = [(None if place is None else _path_of(place), length) for place, length in portions]
+        batch = FileBatch(self._files, self._root, wanted, self._durable)
+        try:
+            await self._run(batch.begin)
+            consumer = WorkerConsumer(self._worker, partial(_translating, batch.write), self._budget)
+            await pour(producer, consumer)
+            stored = await self._run(batch.publish)
+        except BaseException:
+            await completed(self._run(batch.abandon))
+            raise
+        for path in batch.made:
+            self._remember(path)
+        return stored
+
+    def read_many(self, places: Sequence[tuple[Place, int]]) -> Deferred[builtin_list[bytes | StorageError]]:
+        """See `IByteStore`."""
+        return self._worker.run(self._read_many, places)
+
+    def _read_many(self, places: Sequence[tuple[Place, int]]) -> builtin_list[bytes | StorageError]:
+        return [self._read_whole(place, length) for place, length in places]
+
+    def _read_whole(self, place: Place, length: int) -> bytes | StorageError:
+        try:
+            with storage_errors(place):
+                file = self._files.open(self.path(place))
+                try:
+                    data = self._files.read(file, length, 0)
+                finally:
+                    os.close(file)
+        except StorageError as error:
+            return error
+        return data if len(data) == length else StorageFailed("a file is too short")
+
+    def _run(self, call: Callable[[], T]) -> Deferred[T]:
+        return self._worker.run(_translating, call)
 
     @deferred
     async def read(self, place: Place, consumer: IConsumer, start: int, length: int) -> None:
@@ -184,9 +285,48 @@ class FileBytes:
         """See `IByteStore`."""
         return self._worker.run(self._delete, place)
 
+    def put_aside(self, place: Place) -> Deferred[str]:
+        """See `IByteStore`."""
+        return self._worker.run(self._put_aside, place)
+
     def list(self, after: str = "", limit: int = PAGE) -> Deferred[builtin_list[Found]]:
         """See `IByteStore`."""
         return self._worker.run(self._list, after, limit)
+
+    def begin(self, place: Place) -> Deferred[None]:
+        """See `IByteStore`."""
+        return self._worker.run(self._begin, place)
+
+    def resume(self, place: Place) -> Deferred[IPart]:
+        """See `IByteStore`."""
+        return self._worker.run(self._resume, place)
+
+    def _begin(self, place: Place) -> None:
+        path = self.path(place) + PART
+        with storage_errors():
+            folder = self.folder(place)
+            try:
+                self._files.create_part(path)
+            except FileNotFoundError:
+                # The folder went with the last file in it, since a moment ago.
+                self._files.create_part(os.path.join(self.folder(place), os.path.basename(path)))
+            self._files.sync_folder(folder)
+
+    def _resume(self, place: Place) -> IPart:
+        path = self.path(place)
+        with storage_errors(place):
+            try:
+                file = self._open_part(path)
+            except BlockingIOError as error:
+                raise UploadBusy(place.upload) from error
+        return FilePart(self._files, self._worker, self._budget, self._digests, place, path, file)
+
+    def _open_part(self, path: str) -> int:
+        try:
+            return self._files.open_part(path + PART)
+        except FileNotFoundError:
+            # A process was killed after the last byte and before the blob was there; or is just there.
+            return self._files.open_part(path)
 
     def _open(self, place: Place, start: int, length: int) -> _Reader:
         with storage_errors(place):
@@ -200,13 +340,20 @@ class FileBytes:
         with storage_errors():
             self._files.remove(self.path(place))
 
+    def _put_aside(self, place: Place) -> str:
+        path = self.path(place)
+        with storage_errors(place):
+            self._files.rename(path, path + ASIDE)
+            self._files.sync_folder(os.path.dirname(path))
+        return path + ASIDE
+
     def _list(self, after: str, limit: int) -> builtin_list[Found]:
         found: builtin_list[Found] = []
         with storage_errors():
             for path in walk(self._root, tuple(after.split("/")) if after else ()):
-                place = parse_path(path)
+                place = parse_path(path.removesuffix(PART))
                 if place is not None and (age := self._age(path)) is not None:
-                    found.append(Found(path, place, age))
+                    found.append(Found(path, place, age, not path.endswith(PART)))
                 if len(found) == limit:
                     break
         return found
@@ -240,6 +387,15 @@ class FileBytes:
         self._durable[path] = None
         while len(self._durable) > _KNOWN_LIMIT:
             self._durable.pop(next(iter(self._durable)), None)
+
+
+def _path_of(place: Place) -> tuple[str, ...]:
+    return (*folders_of(place), file_name(place))
+
+
+def _translating(call: Callable[..., T], *args: Any) -> T:
+    with storage_errors():
+        return call(*args)
 
 
 @define(eq=False)
@@ -278,7 +434,10 @@ class _Draft:
         assert self._file is not None
         with storage_errors():
             self._files.sync(self._file)
-            if not self._named:
+            if self._named:
+                path = self._store.path(self._place)
+                self._files.rename(path + PART, path)
+            else:
                 self._name()
             self._files.sync_folder(self._path_of_folder())
             self._close()
@@ -292,7 +451,7 @@ class _Draft:
                 self._files.remove(self._store.path(self._place))
 
     def _create(self) -> None:
-        self._file, nameless = self._files.create(self._folder(), file_name(self._place))
+        self._file, nameless = self._files.create(self._folder(), file_name(self._place) + PART)
         self._writeback = Writeback(self._file)
         self._named = not nameless
 
@@ -340,21 +499,6 @@ class _Reader:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
-
-
-@contextmanager
-def storage_errors(place: Place | None = None) -> Iterator[None]:
-    """Turn what the operating system says into errors of ours; a missing file into `BlobNotFound` of ``place``."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        if place is not None:
-            raise BlobNotFound(place.blob_id, place.namespace) from error
-        raise StorageFailed(str(error)) from error
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFull("blobs") from error
-        raise StorageFailed(str(error)) from error
 
 
 def walk(folder: str, after: tuple[str, ...] = ()) -> Iterator[str]:

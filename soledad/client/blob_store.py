@@ -1,0 +1,354 @@
+"""`Soledad.blobs`: blobs without a document, by namespace and id, and the transfers of all blobs."""
+
+from __future__ import annotations
+
+from builtins import list as builtin_list
+from collections.abc import Callable, Iterable
+from os import urandom
+
+from attrs import define, frozen
+from twisted.internet.defer import Deferred
+from twisted.web.iweb import IBodyProducer
+
+from soledad.client.blob import Blob
+from soledad.client.blobs import Blobs, Source
+from soledad.client.interfaces import IBlobQueue, ILocalBlobs, Listed, Scope
+from soledad.client.operations import Operations, local_operation, network_operation
+from soledad.client.reading import SealedFile
+from soledad.client.sync.blobs import ALL, FETCHING, SENDING
+from soledad.client.sync.remote import Remote
+from soledad.client.transfers import Transfer
+from soledad.deferreds import Worker
+from soledad.errors import BlobNotFound, InvalidIdentifier, NoServer
+from soledad.model.blob import BlobInfo, BlobKey, Flag, Priority, SyncEvent, SyncStatus
+from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId, Namespace, blob_id, namespace, random_blob_id
+from soledad.model.transfer import Direction, Queued
+from soledad.streams import Progress
+from soledad.wire.routes import ListRoute
+
+ProgressCallback = Callable[[int, int], object]
+
+#: Which statuses say that there is such a blob, as far as this device knows.
+_EXISTS = frozenset(SyncStatus) - {SyncStatus.PENDING_DELETE, SyncStatus.AWAITED}
+
+
+@frozen
+class StoredBlob:
+    """What this device knows of a blob."""
+
+    blob_id: BlobId
+    namespace: Namespace
+    status: SyncStatus
+    priority: Priority
+    #: Bytes of data; `None`: not known before it comes here.
+    length: int | None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its bytes are on this device."""
+        return self.status.is_local
+
+
+@define(eq=False)
+class BlobStore:
+    """
+    Blobs without a document: immutable bytes under a namespace and an id, on this device, the server, and the other
+    devices.
+
+    The namespace ``attachments`` has those of documents; here it can be looked at, and not be written.  Methods fail
+    with `InvalidIdentifier` when a namespace or an id is none, with `NoServer` when they need the server and the store
+    was opened without one, and with a `TransferError` when the exchange with it fails.
+    """
+
+    operations: Operations
+    _blobs: Blobs
+    _local: ILocalBlobs
+    _queue: IBlobQueue
+    _worker: Worker
+    _remote: Remote | None
+
+    # --- on this device -------------------------------------------------------------------------------
+
+    def put(
+        self,
+        blob_id: str | None,
+        fd: Source,
+        namespace: str = DEFAULT,
+        *,
+        priority: Priority = Priority.MEDIUM,
+        local_only: bool = False,
+        progress: ProgressCallback | None = None,
+    ) -> Deferred[str]:
+        """
+        Seal a blob and keep it until it is deleted; it is queued to be sent.
+
+        :param blob_id: 1 to 128 of ``[A-Za-z0-9_-]``; `None`: a random one.
+        :param fd: a binary file, bytes, or an `IBodyProducer`, as for `Document.put_attachment`.
+        :param local_only: it is never sent, until `set_local_only` says otherwise.
+        :param progress: is called with bytes done and bytes in all.
+        :return: fires with the id, once the blob is durable on this device.
+        :raise BlobExists: the id is taken, as far as this device knows.
+        """
+        status = SyncStatus.LOCAL_ONLY if local_only else SyncStatus.PENDING_UPLOAD
+
+        async def put() -> str:
+            key = _own(random_blob_id(urandom(16)) if blob_id is None else blob_id, namespace)
+            report = Progress(self._worker, progress)
+            await self._blobs.put(key, fd, report, status, Priority(priority))
+            report.finished()
+            return key.blob_id
+
+        # A producer may have no end; a file has one, so what was begun with it is finished.
+        return self.operations.start(put, finishes=not IBodyProducer.providedBy(fd))
+
+    @network_operation
+    async def get(self, blob_id: str, namespace: str = DEFAULT) -> SealedFile:
+        """
+        Return a blob as a read-only, seekable binary file; it is fetched first, if it is not here.
+
+        :raise BlobNotFound: it is neither here nor on the server.
+        :raise CryptoError: what the server has is not what was put.
+        """
+        key = _key(blob_id, namespace)
+        row = await self._queue.look_up(key)
+        if row is None or not row.status.is_local:
+            row = await self._fetched(key, row)
+        return await self._blobs.open(Blob.of(row))
+
+    async def _fetched(self, key: BlobKey, row: Queued | None) -> Queued:
+        if self._remote is None or (row is not None and row.status is SyncStatus.PENDING_DELETE):
+            raise BlobNotFound(key.blob_id, key.namespace)
+        if row is None:
+            info = await self._remote.blobs.stat_blob(key.blob_id, key.namespace)
+            # It is known from now on, so that what comes of it can be kept.
+            await self._queue.compare([Listed(info)])
+            row = await self._must_have(key)
+        await self._remote.engine.move(row, Direction.DOWNLOAD, Progress(self._worker, None))
+        return await self._must_have(key)
+
+    async def _must_have(self, key: BlobKey) -> Queued:
+        row = await self._queue.look_up(key)
+        if row is None:
+            raise BlobNotFound(key.blob_id, key.namespace)
+        return row
+
+    async def _delete(self, key: BlobKey) -> None:
+        if self._remote is not None:
+            await self._remote.engine.release(key)
+        if not await self._queue.delete(key):
+            raise BlobNotFound(key.blob_id, key.namespace)
+
+    @local_operation
+    async def delete(self, blob_id: str, namespace: str = DEFAULT) -> None:
+        """
+        Delete a blob: here at once, on the server and the other devices with the next `sync` or `send_missing`.
+
+        Its id may be used again at once.
+
+        :raise BlobNotFound: this device knows no such blob.
+        """
+        await self._delete(_own(blob_id, namespace))
+
+    @local_operation
+    async def exists(self, blob_id: str, namespace: str = DEFAULT) -> bool:
+        """Tell whether there is such a blob, here or on the server, as far as this device knows."""
+        row = await self._queue.look_up(_key(blob_id, namespace))
+        return row is not None and row.status in _EXISTS
+
+    @local_operation
+    async def list(self, namespace: str = DEFAULT, *, status: SyncStatus | None = None) -> builtin_list[StoredBlob]:
+        """Return the blobs that this device knows, by id; only those of a status, if one is given."""
+        return [_stored(row) for row in await self._queue.list(_namespace(namespace), status)]
+
+    @local_operation
+    async def count(self, namespace: str = DEFAULT, *, status: SyncStatus | None = None) -> int:
+        """Return how many blobs `list` returns."""
+        counts = await self._queue.count(_namespace(namespace))
+        if status is not None:
+            return counts.get(status, 0)
+        return sum(number for each, number in counts.items() if each is not SyncStatus.PENDING_DELETE)
+
+    @local_operation
+    async def set_priority(self, blob_id: str, priority: Priority, namespace: str = DEFAULT) -> None:
+        """
+        Let a blob go, or come, before those of lower priority; it works on what is queued already.
+
+        :raise BlobNotFound: this device knows no such blob.
+        """
+        await self._queue.set_priority(_key(blob_id, namespace), Priority(priority))
+
+    @local_operation
+    async def set_local_only(self, blob_id: str, local_only: bool, namespace: str = DEFAULT) -> None:
+        """
+        Keep a blob on this device for ever, or let it go to the server.
+
+        :raise BlobNotFound: its bytes are not here.
+        """
+        key = _own(blob_id, namespace)
+        row = await self._queue.look_up(key)
+        if row is None or not row.status.is_local:
+            raise BlobNotFound(key.blob_id, key.namespace)
+        if local_only is (row.status is SyncStatus.LOCAL_ONLY):
+            return
+        if local_only and self._remote is not None:
+            await self._remote.engine.release(key)
+        await self._local.change(key, SyncEvent.KEPT_LOCAL if local_only else SyncEvent.RETRIED)
+
+    # --- on the server --------------------------------------------------------------------------------
+
+    @network_operation
+    async def remote_list(
+        self,
+        namespace: str = DEFAULT,
+        *,
+        order_by: str | None = None,
+        deleted: bool = False,
+        filter_flag: Flag | None = None,
+    ) -> builtin_list[BlobInfo]:
+        """
+        Return what the server says it has.
+
+        :param order_by: ``date`` or ``+date``, the oldest first, or ``-date``.
+        :param deleted: tombstones instead of blobs.
+        :param filter_flag: only blobs that have the flag.
+        """
+        remote = self._server()
+        return await remote.changes.list_all(self._route(remote, namespace, order_by, deleted, filter_flag))
+
+    @network_operation
+    async def remote_count(
+        self, namespace: str = DEFAULT, *, deleted: bool = False, filter_flag: Flag | None = None
+    ) -> int:
+        """Return how many blobs `remote_list` returns."""
+        remote = self._server()
+        return await remote.blobs.count_blobs(self._route(remote, namespace, None, deleted, filter_flag, True))
+
+    @network_operation
+    async def get_flags(self, blob_id: str, namespace: str = DEFAULT) -> tuple[Flag, ...]:
+        """
+        Return the flags that a blob has on the server.
+
+        :raise BlobNotFound: the server has no such blob.
+        """
+        key = _key(blob_id, namespace)
+        return await self._server().blobs.get_flags(key.blob_id, key.namespace)
+
+    @network_operation
+    async def set_flags(self, blob_id: str, flags: Iterable[Flag], namespace: str = DEFAULT) -> None:
+        """
+        Let a blob have these flags on the server, and no others.
+
+        :raise BlobNotFound: the server has no such blob.
+        """
+        key = _own(blob_id, namespace)
+        await self._server().blobs.set_flags(key.blob_id, [Flag(flag) for flag in flags], key.namespace)
+
+    def _route(
+        self,
+        remote: Remote,
+        namespace: str,
+        order_by: str | None,
+        deleted: bool,
+        flag: Flag | None,
+        only_count: bool = False,
+    ) -> ListRoute:
+        name = None if flag is None else Flag(flag).value
+        return ListRoute(remote.user, _namespace(namespace), order_by, name, deleted, only_count)
+
+    # --- to and from the server -----------------------------------------------------------------------
+
+    @network_operation
+    async def send_missing(self, namespace: str | None = None, *, progress: ProgressCallback | None = None) -> None:
+        """
+        Send what waits to be sent, deletions too; of one namespace, or of all.
+
+        What fails for a reason of its own does not hold up the others, and is tried again later: by itself, as long as
+        the store is open, and from the next opening on.  What the server takes no more is ``FAILED_UPLOAD``.
+
+        :raise TransferError: it is no use to go on: the server is out of reach, or does not know the user.
+        """
+        await self._run(Scope(SENDING, _optional(namespace)), progress)
+
+    @network_operation
+    async def fetch_missing(self, namespace: str | None = None, *, progress: ProgressCallback | None = None) -> None:
+        """
+        Fetch what is on the server and not here, of one namespace, or of all; errors and failures as `send_missing`.
+
+        What is not on the server yet is waited for; what fails verification three times is ``FAILED_DOWNLOAD``.
+        """
+        await self._server().changes.refresh(_optional(namespace))
+        await self._run(Scope(FETCHING, _optional(namespace)), progress)
+
+    @network_operation
+    async def sync(self, namespace: str | None = None, *, progress: ProgressCallback | None = None) -> None:
+        """Note what changed on the server, then send and fetch: one namespace, or all that this device knows."""
+        await self.sync_blobs(_optional(namespace), progress)
+
+    async def sync_blobs(self, only: Namespace | None, progress: ProgressCallback | None) -> None:
+        """Do as `sync`, as a part of another operation."""
+        await self._server().changes.refresh(only)
+        await self._run(Scope(ALL.directions, only), progress)
+
+    def send(self, blob_id: str, namespace: str = DEFAULT, *, progress: ProgressCallback | None = None) -> Transfer:
+        """Send one blob now; the handle tells what becomes of it."""
+        return self._server().engine.start(_key(blob_id, namespace), Direction.UPLOAD, progress)
+
+    def fetch(self, blob_id: str, namespace: str = DEFAULT, *, progress: ProgressCallback | None = None) -> Transfer:
+        """Fetch one blob now, of which this device knows; the handle tells what becomes of it."""
+        return self._server().engine.start(_key(blob_id, namespace), Direction.DOWNLOAD, progress)
+
+    def transfers(self) -> builtin_list[Transfer]:
+        """Return the transfers that are under way, wait for their turn, or are paused; attachments' too."""
+        return [] if self._remote is None else self._remote.engine.transfers
+
+    @local_operation
+    async def sync_progress(self, namespace: str | None = None) -> dict[SyncStatus, int]:
+        """Return how many blobs have which status; of one namespace, or of all."""
+        return await self._queue.count(_optional(namespace))
+
+    def limit(self, *, up: int | None = None, down: int | None = None) -> None:
+        """
+        Send and fetch at most so many bytes a second, all transfers together; `None`: as fast as it goes.
+
+        :raise InvalidLimit: it is less than 1024.
+        """
+        carrying = self._server().engine.carrying
+        carrying.sending.rate.limit, carrying.fetching.rate.limit = up, down
+
+    def stop(self) -> None:
+        """Begin no transfers by themselves any more: the store is closed."""
+        if self._remote is not None:
+            self._remote.engine.stop()
+
+    async def _run(self, scope: Scope, progress: ProgressCallback | None) -> None:
+        report = Progress(self._worker, progress)
+        await self._server().engine.run(scope, report)
+        report.finished()
+
+    def _server(self) -> Remote:
+        if self._remote is None:
+            raise NoServer()
+        return self._remote
+
+
+_namespace, _blob_id = namespace, blob_id
+
+
+def _key(blob_id: str, namespace: str) -> BlobKey:
+    return BlobKey(_namespace(namespace), _blob_id(blob_id))
+
+
+def _own(blob_id: str, namespace: str) -> BlobKey:
+    """:raise InvalidIdentifier: it is the namespace of attachments."""
+    if namespace == ATTACHMENTS:
+        raise InvalidIdentifier("namespace of one's own", namespace)
+    return _key(blob_id, namespace)
+
+
+def _optional(namespace: str | None) -> Namespace | None:
+    return None if namespace is None else _namespace(namespace)
+
+
+def _stored(row: Queued) -> StoredBlob:
+    length = row.sealed.length if row.sealed.is_known else None
+    return StoredBlob(row.key.blob_id, row.key.namespace, row.status, row.priority, length)

@@ -1,0 +1,56 @@
+"""Of requests for one thing, the newest goes on: a client that comes again has given up the connection before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, TypeVar
+
+from attrs import define, field
+from twisted.internet.defer import CancelledError, Deferred
+
+from soledad.deferreds import completed
+
+T = TypeVar("T")
+
+
+@define(eq=False)
+class _Turn:
+    """One request's turn."""
+
+    ended: Deferred[None] = field(factory=Deferred, init=False)
+    _work: Deferred[Any] | None = field(default=None, init=False)
+    _stopped: bool = field(default=False, init=False)
+
+    async def take(self, body: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+        """Run ``body()``, unless this was stopped meanwhile."""
+        if self._stopped:
+            raise CancelledError()
+        self._work = work = Deferred.fromCoroutine(body())
+        return await work
+
+    def stop(self) -> None:
+        """End it, soon."""
+        self._stopped = True
+        if self._work is not None:
+            self._work.cancel()
+
+
+@define(eq=False)
+class Turns:
+    """Who is at which thing, in this process."""
+
+    _newest: dict[Hashable, _Turn] = field(factory=dict, init=False)
+
+    async def run(self, key: Hashable, body: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
+        """End what runs for the same ``key``, wait until it does not run any more, and then run ``body()``."""
+        before, turn = self._newest.get(key), _Turn()
+        self._newest[key] = turn
+        try:
+            if before is not None:
+                before.stop()
+                await completed(before.ended)
+            return await turn.take(body)
+        finally:
+            if self._newest[key] is turn:
+                del self._newest[key]
+            turn.ended.callback(None)

@@ -1,0 +1,482 @@
+"""The engine of transfers over a server in memory: faults, retries in the time of a `Clock`, and going on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+
+from soledad import Soledad
+from soledad.client.transfers import TransferState
+from soledad.errors import (
+    AuthenticationFailed,
+    BlobExists,
+    ConnectionFailed,
+    RetriableTransferError,
+    ServerFailed,
+    StoreClosed,
+    TransferError,
+    Unauthorized,
+)
+from soledad.model.blob import BlobKey, Priority, SyncStatus
+from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId
+from soledad.model.transfer import Queued
+from soledad.streams import BytesProducer
+from tests.client.test_blob_store import INLINE, TwoDevices, noise
+from tests.client.test_blobs import bytes_carried, steps
+
+S = SyncStatus
+#: Sent and fetched by itself, and so that the rest can follow.
+MEDIUM, LARGE = INLINE * 2, 6 * 1024 * 1024
+#: A chunk is little of it.
+HUGE = 12 * 1024 * 1024
+
+
+class EngineCase(TwoDevices):
+    """Two devices, and their clocks."""
+
+    def advance(self, seconds: float, device: Soledad | None = None) -> None:
+        """Let time pass on a device."""
+        (device or self.here)._reactor.advance(seconds)
+        self.server.flush()
+
+    def row(self, blob_id: str = "a", device: Soledad | None = None) -> Queued:
+        """Return what the queue has of a blob."""
+        key = BlobKey(DEFAULT, BlobId(blob_id))
+        row = self.now((device or self.here).blobs._queue.look_up(key))
+        assert row is not None
+        return row
+
+    def reason(self, blob_id: str = "a", device: Soledad | None = None) -> str | None:
+        """Return why a transfer failed."""
+        database = (device or self.here)._local.blobs.database
+        query = "SELECT reason FROM blob WHERE blob_id = ?"
+        reason: str | None = database.read_now(lambda cursor: cursor.execute(query, (blob_id,)).fetchone())[0]
+        return reason
+
+    def on_server(self, data: bytes, blob_id: str) -> None:
+        """Let the server have something that nobody sealed."""
+        self.now(self.server.connect("alice").blobs.write_blob(BlobId(blob_id), BytesProducer(data), DEFAULT))
+
+
+class RetryTests(EngineCase):
+    """What fails for now is tried again by itself, once it was asked for."""
+
+    def test_again(self) -> None:
+        """After a failure of the server, all goes when it works again: by itself, when time has passed."""
+        for number in range(5):
+            self.put(noise(1000 + number * MEDIUM // 4), str(number))
+        self.server.refuse(ServerFailed(503))
+        self.fails(self.here.blobs.send_missing(), ServerFailed)
+        self.server.heal()
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.PENDING_UPLOAD: 5})
+        self.advance(10)
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 5})
+
+    def test_hours(self) -> None:
+        """The pauses get longer, and never too long; after a day out of reach it takes minutes until all is there."""
+        self.put(noise(1000))
+        self.server.disconnect()
+        self.fails(self.here.blobs.send_missing(), ConnectionFailed)
+        for _ in range(24 * 12):
+            self.advance(300)
+        self.assertIs(self.status(), S.PENDING_UPLOAD)
+        self.assertGreater(self.row().attempts, 20)
+        self.assertLess(self.row().attempts, 24 * 12)
+        self.server.heal()
+        self.advance(15 * 60)
+        self.assertIs(self.status(), S.SYNCED)
+
+    def test_next_opening(self) -> None:
+        """What was asked for goes on when the store is opened again."""
+        self.put(noise(1000))
+        self.server.disconnect()
+        self.fails(self.here.blobs.send_missing(), ConnectionFailed)
+        self.reopen_here()
+        self.server.heal()
+        self.advance(10)
+        self.assertIs(self.status(), S.SYNCED)
+
+    def test_not_asked_for(self) -> None:
+        """Nothing is sent that nobody asked to send."""
+        self.put(noise(1000))
+        requests = self.watch_requests()
+        self.reopen_here()
+        self.advance(24 * 3600)
+        self.assertEqual(requests, [])
+
+    def test_unauthorized(self) -> None:
+        """With a token that is not good the first answer ends it all, and nothing is tried again by itself."""
+        for number in range(30):
+            self.put(noise(MEDIUM), str(number))
+        self.server.revoke_tokens("alice")
+        requests = self.watch_requests()
+        self.fails(self.here.blobs.send_missing(), Unauthorized)
+        self.assertLessEqual(len(requests), 8)
+        self.advance(24 * 3600)
+        self.assertLessEqual(len(requests), 8)
+        self.here.set_token(self.server.add_token("alice"))
+        self.now(self.here.blobs.send_missing())
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 30})
+
+    def test_each_its_own(self) -> None:
+        """What the server never takes fails for good, with its reason, and holds up no other."""
+        for blob_id, size in (("a", 1000), ("b", 1000), ("c", MEDIUM), ("d", MEDIUM)):
+            self.put(noise(size), blob_id)
+        for blob_id in "ac":
+            self.on_server(noise(2000), blob_id)
+        self.now(self.here.blobs.send_missing())
+        for blob_id, status in zip("abcd", (S.FAILED_UPLOAD, S.SYNCED, S.FAILED_UPLOAD, S.SYNCED), strict=True):
+            self.assertIs(self.status(blob_id), status)
+        self.assertIn("BlobExists", str(self.reason()))
+        self.assertEqual(self.read("c", self.here), noise(MEDIUM))
+        self.fails(self.here.blobs.send("c").done, BlobExists)
+
+    def test_one_request(self) -> None:
+        """Many small blobs go in one request, and come in one."""
+        for number in range(50):
+            self.put(noise(1000, number), str(number))
+        requests = self.watch_requests()
+        self.now(self.here.blobs.send_missing())
+        self.assertEqual(requests, ["POST /stream/alice"])
+        self.now(self.there.blobs.fetch_missing())
+        self.assertEqual([request for request in requests[1:] if "stream" in request], ["POST /stream/alice"])
+        self.server.disconnect()
+        self.assertEqual(self.read("49"), noise(1000, 49))
+
+    def test_priorities(self) -> None:
+        """What is urgent goes first, also if that was said when it had waited for long."""
+        for number in range(20):
+            self.put(noise(MEDIUM), f"n{number:02}")
+        self.put(noise(MEDIUM), "high", priority=Priority.HIGH)
+        self.now(self.here.blobs.set_priority("n19", Priority.URGENT))
+        self.now(self.here.blobs.set_priority("n00", Priority.LOW))
+        requests = self.watch_requests()
+        self.now(self.here.blobs.send_missing())
+        order = [request.rpartition("/")[2] for request in requests]
+        self.assertEqual(order[:2], ["n19", "high"])
+        self.assertEqual(order[-1], "n00")
+
+
+class QuotaTests(EngineCase):
+    """A server with little room."""
+
+    quota = MEDIUM * 3
+
+    def test_later(self) -> None:
+        """What has no room waits, and goes when there is some; what has room is not held up."""
+        self.put(noise(MEDIUM), "first")
+        self.now(self.here.blobs.send_missing())
+        self.put(noise(MEDIUM * 2), "big", priority=Priority.HIGH)
+        self.put(noise(1000), "small")
+        self.now(self.here.blobs.send_missing())
+        self.assertIs(self.status("big"), S.PENDING_UPLOAD)
+        self.assertIn("QuotaExceeded", str(self.reason("big")))
+        self.assertIs(self.status("small"), S.SYNCED)
+        self.now(self.here.blobs.delete("first"))
+        self.now(self.here.blobs.send_missing())
+        self.advance(3600)
+        self.assertIs(self.status("big"), S.SYNCED)
+
+
+class VerificationTests(EngineCase):
+    """What comes is verified, and what fails that too often is given up."""
+
+    def test_three_times(self) -> None:
+        """Three failures end it, with the reason; the others arrive."""
+        for size in (1000, 100_000, MEDIUM):
+            self.put(noise(size), str(size))
+        self.sync(self.here)
+        self.server.flip(50_000)
+        self.now(self.there.blobs.fetch_missing())
+        for blob_id in ("100000", str(MEDIUM)):
+            self.assertIs(self.status(blob_id, self.there), S.PENDING_DOWNLOAD)
+            self.assertEqual(self.row(blob_id, self.there).rejections, 1)
+        self.advance(60, self.there)
+        self.advance(60, self.there)
+        for blob_id in ("100000", str(MEDIUM)):
+            self.assertIs(self.status(blob_id, self.there), S.FAILED_DOWNLOAD)
+            self.assertIn("AuthenticationFailed", str(self.reason(blob_id, self.there)))
+        self.assertIs(self.status("1000", self.there), S.SYNCED)
+        self.fails(self.there.blobs.get(str(MEDIUM)), AuthenticationFailed)
+        self.server.heal()
+        self.assertEqual(self.read(str(MEDIUM)), noise(MEDIUM))
+
+    def test_awaited(self) -> None:
+        """An attachment that is not there yet is asked for at each sync, and not in between; it never fails."""
+        doc = self.now(self.here.create_doc({}))
+        self.now(doc.put_attachment(noise(1000)))
+        self.now(self.here.put_doc(doc))
+        other = self.now(self.there.create_doc({}, doc.doc_id))
+        other.attach("default", doc.attachments["default"])
+        self.now(self.there.put_doc(other))
+        requests = self.watch_requests()
+        for _ in range(5):
+            self.sync(self.there)
+        blob_id = doc.attachments["default"].blob_id
+        self.assertIs(self.status(blob_id, self.there, ATTACHMENTS), S.AWAITED)
+        asked = len(requests)
+        self.advance(24 * 3600, self.there)
+        self.assertEqual(len(requests), asked)
+        self.sync()
+        self.assertIs(self.status(blob_id, self.there, ATTACHMENTS), S.SYNCED)
+
+
+class ResumeTests(EngineCase):
+    """What went, or came, does not do so again."""
+
+    def carried(self, work: Any) -> int:
+        """Return how many bytes crossed the wire."""
+        return bytes_carried(self.server, work)
+
+    def test_download(self) -> None:
+        """A download that broke half-way moves half of its bytes, also after the store was opened again."""
+        self.put(noise(HUGE))
+        self.sync(self.here)
+        for reopened in (False, True):
+            device, folder = self.there, self.folders[1]
+            self.server.cut_after(HUGE // 2)
+            self.fails(device.blobs.get("a"), RetriableTransferError)
+            if reopened:
+                self.now(device.close())
+                self.there = device = self.open(folder)
+            moved = self.carried(lambda device=device: self.now(device.blobs.get("a")))
+            self.assertLess(moved, HUGE * 0.51)
+            self.assertEqual(self.read(), noise(HUGE))
+            self.lose()
+
+    def lose(self) -> None:
+        """Let the other device be without the blob."""
+        self.now(self.there.close())
+        for path in (self.folders[1] / "alice_blobs").iterdir():
+            path.unlink()
+        self.there = self.open(self.folders[1])
+
+    def test_upload(self) -> None:
+        """An upload that broke half-way moves half of its bytes, also after the store was opened again."""
+        for blob_id, reopened in (("a", False), ("b", True)):
+            self.put(noise(LARGE), blob_id)
+            self.server.cut_after(LARGE // 2)
+            self.fails(self.here.blobs.send_missing(), RetriableTransferError)
+            if reopened:
+                self.reopen_here()
+            moved = self.carried(lambda: self.now(self.here.blobs.send_missing()))
+            self.assertLess(moved, LARGE * 0.51)
+            self.assertIs(self.status(blob_id), S.SYNCED)
+            self.assertEqual(self.read(blob_id), noise(LARGE))
+
+    def test_every_cut(self) -> None:
+        """Wherever the connection breaks, trying again ends well, on both sides; nothing is sent or kept twice."""
+        for number, size in enumerate((5000, MEDIUM, LARGE)):
+            whole = size + 4000
+            for cut in steps(whole, whole // 6):
+                blob_id = f"{number}-{cut}"
+                self.put(noise(size), blob_id)
+                self.server.cut_after(cut)
+                self.outcome(self.here.blobs.send_missing())
+                self.server.heal()
+                self.now(self.here.blobs.send_missing())
+                self.assertIs(self.status(blob_id), S.SYNCED)
+                self.server.cut_after(cut)
+                self.outcome(self.there.blobs.get(blob_id))
+                self.server.heal()
+                self.assertEqual(self.read(blob_id), noise(size))
+
+    def test_damaged_beginning(self) -> None:
+        """What lies here of a download, and is damaged, is fetched again from there on."""
+        self.put(noise(LARGE))
+        self.sync(self.here)
+        self.server.cut_after(LARGE // 2)
+        self.fails(self.there.blobs.get("a"), RetriableTransferError)
+        (partial,) = (self.folders[1] / "alice_blobs").iterdir()
+        data = bytearray(partial.read_bytes())
+        data[LARGE // 4] ^= 1
+        partial.write_bytes(data)
+        moved = self.carried(lambda: self.now(self.there.blobs.get("a")))
+        self.assertLess(moved, LARGE * 0.77)
+        self.assertEqual(self.read(), noise(LARGE))
+
+    def test_expired(self) -> None:
+        """An upload that the server does not know any more begins anew."""
+        self.put(noise(LARGE))
+        self.server.cut_after(LARGE // 2)
+        self.fails(self.here.blobs.send_missing(), RetriableTransferError)
+        upload = self.row().upload
+        assert upload is not None
+        self.now(self.server.connect("alice").uploads.abandon(upload))
+        self.now(self.here.blobs.send_missing())
+        self.assertIs(self.status(), S.SYNCED)
+        self.assertEqual(self.read(), noise(LARGE))
+
+
+class HandleTests(EngineCase):
+    """Transfers as an application sees them."""
+
+    def test_done(self) -> None:
+        """A handle tells how far it is, and how it ends; afterwards there is none."""
+        self.put(noise(MEDIUM))
+        transfer = self.here.blobs.send("a")
+        self.assertIs(self.now(transfer.done), S.SYNCED)
+        self.assertIs(self.now(transfer.done), S.SYNCED)
+        done, total = transfer.progress
+        self.assertEqual(done, total)
+        self.assertGreater(total, MEDIUM)
+        self.assertEqual(self.here.blobs.transfers(), [])
+        self.assertIs(transfer.state, TransferState.ENDED)
+        self.assertEqual((transfer.blob_id, transfer.namespace), ("a", "default"))
+
+    def test_failed(self) -> None:
+        """A handle tells why it failed."""
+        self.put(noise(MEDIUM))
+        self.server.disconnect()
+        self.fails(self.here.blobs.send("a").done, ConnectionFailed)
+
+    def test_paused(self) -> None:
+        """A transfer that is paused gives up its connection, waits, and goes on where it was."""
+        self.put(noise(LARGE))
+        self.server.stall()
+        sending = self.here.blobs.send_missing()
+        (transfer,) = self.here.blobs.transfers()
+        transfer.pause()
+        self.assertIs(transfer.state, TransferState.PAUSED)
+        self.server.heal()
+        self.now(sending)
+        self.assertEqual(self.here.blobs.transfers(), [transfer])
+        self.advance(3600)
+        self.assertIs(self.status(), S.PENDING_UPLOAD)
+        self.assertNoResult(done := transfer.done)
+        transfer.resume()
+        self.assertIs(self.now(done), S.SYNCED)
+        self.assertEqual(self.here.blobs.transfers(), [])
+
+    def test_paused_download(self) -> None:
+        """What came before a pause is not fetched again."""
+        self.put(noise(LARGE))
+        self.sync(self.here)
+        self.now(Deferred.fromCoroutine(self.there.blobs._server().changes.refresh(DEFAULT)))
+        self.server.clock.callLater(0, lambda: None)
+        transfer = self.there.blobs.fetch("a", progress=lambda done, total: transfers[0].pause() if done else None)
+        transfers = [transfer]
+        self.server.flush()
+        transfer.resume()
+        self.assertIs(self.now(transfer.done), S.SYNCED)
+
+    def test_cancelled(self) -> None:
+        """A cancelled upload leaves the blob where it is; it is not tried again before it is asked for."""
+        self.put(noise(LARGE))
+        self.server.stall()
+        sending = self.here.blobs.send_missing()
+        (transfer,) = self.here.blobs.transfers()
+        done = transfer.done
+        transfer.cancel()
+        self.server.heal()
+        self.now(sending)
+        self.fails(done, CancelledError)
+        self.advance(3600)
+        self.assertIs(self.status(), S.PENDING_UPLOAD)
+        self.now(self.here.blobs.send_missing())
+        self.assertIs(self.status(), S.SYNCED)
+
+    def test_cancelled_download(self) -> None:
+        """A cancelled download leaves nothing; the blob is known still."""
+        self.put(noise(LARGE))
+        self.sync(self.here)
+        self.server.cut_after(LARGE // 2)
+        self.fails(self.there.blobs.get("a"), RetriableTransferError)
+        self.now(Deferred.fromCoroutine(self.there.blobs._server().changes.refresh(DEFAULT)))
+        self.server.stall()
+        transfer = self.there.blobs.fetch("a")
+        transfer.pause()
+        self.server.heal()
+        done = transfer.done
+        transfer.cancel()
+        self.fails(done, CancelledError)
+        self.assertEqual(list((self.folders[1] / "alice_blobs").iterdir()), [])
+        self.assertEqual(self.read(), noise(LARGE))
+
+    def test_closed(self) -> None:
+        """Closing ends what is under way, at once, and what is held."""
+        for blob_id in "ab":
+            self.put(noise(LARGE), blob_id)
+        self.server.stall()
+        sending = self.here.blobs.send_missing()
+        first, second = self.here.blobs.transfers()
+        held = second.done
+        second.pause()
+        done = first.done
+        self.now(self.here.close())
+        self.fails(sending, StoreClosed)
+        self.fails(held, StoreClosed)
+        self.fails(done, CancelledError)
+        self.server.heal()
+        self.here = self.open(self.folders[0])
+        self.now(self.here.blobs.send_missing())
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 2})
+
+    def test_deleted_meanwhile(self) -> None:
+        """What is deleted while it is on its way is gone, on both sides."""
+        self.put(noise(LARGE))
+        self.server.stall()
+        sending = self.here.blobs.send_missing()
+        deleting = self.here.blobs.delete("a")
+        self.server.heal()
+        self.now(deleting)
+        self.now(sending)
+        self.sync(self.here)
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {})
+        self.assertEqual(self.now(self.here.blobs.remote_count()), 0)
+
+
+class LimitTests(EngineCase):
+    """So many bytes a second."""
+
+    def test_up(self) -> None:
+        """An upload takes as long as it may."""
+        self.put(noise(MEDIUM))
+        self.here.blobs.limit(up=MEDIUM // 10)
+        sending = self.here.blobs.send_missing()
+        taken = self.seconds(sending, self.here)
+        self.assertTrue(9 < taken < 14, taken)
+        self.now(sending)
+
+    def test_down(self) -> None:
+        """A download takes as long as it may; without a limit it takes no time."""
+        self.put(noise(LARGE))
+        self.now(self.here.blobs.send_missing())
+        self.there.blobs.limit(down=LARGE // 10)
+        fetching = self.there.blobs.fetch_missing()
+        taken = self.seconds(fetching, self.there)
+        self.assertTrue(9 < taken < 14, taken)
+        self.now(fetching)
+        self.assertEqual(self.read(), noise(LARGE))
+
+    def seconds(self, work: Any, device: Soledad) -> float:
+        """Let time pass until something has ended; return how long it took."""
+        taken = 0.0
+        while not work.called and taken < 60:
+            self.advance(0.25, device)
+            taken += 0.25
+        return taken
+
+
+class ProgressTests(EngineCase):
+    """What is told while a run goes on."""
+
+    def test_told(self) -> None:
+        """Bytes of all transfers together; all of them at the end."""
+        told: list[tuple[int, int]] = []
+        for size in (1000, MEDIUM, LARGE):
+            self.put(noise(size), str(size))
+        self.now(self.here.blobs.sync(progress=lambda done, total: told.append((done, total))))
+        done, total = told[-1]
+        self.assertEqual(done, total)
+        self.assertGreater(total, 1000 + MEDIUM + LARGE)
+        self.assertEqual(sorted(told), told)
+
+    def test_failing(self) -> None:
+        """A failure is no end."""
+        told: list[tuple[int, int]] = []
+        self.put(noise(1000))
+        self.server.disconnect()
+        self.fails(self.here.blobs.sync(progress=lambda done, total: told.append((done, total))), TransferError)
+        self.assertEqual(told, [])
