@@ -459,6 +459,7 @@ class Soledad:
         await self._keeping.flush()
         await self._collector.run()
         self._keeping.soon()
+        self.blobs.go_on()
 
     # --- keys and tokens ------------------------------------------------------------------------------
 
@@ -559,10 +560,9 @@ def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, se
     observers = Observers(workers.files.report)
     documents = Documents(local.documents, local.blobs, attachments, observers, held, applying)
     queries = Queries(local.queries, documents.load)
-    store = BlobStore(operations, blobs, local.blobs, queue, workers.files, there)
+    store = BlobStore(operations, blobs, local.blobs, queue, workers.files, there, keeping)
     collector = Collector(local.blobs, local.blobs, local.documents, held, applying, reactor, remote is not None)
-    if engine is not None:
-        engine.go_on()
+    store.go_on()
     return Soledad(user, operations, reactor, workers, local, documents, queries, server, store, keeping, collector)
 
 

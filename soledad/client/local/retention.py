@@ -40,17 +40,12 @@ _SEEN = 1.0
 # --- grace periods ------------------------------------------------------------------------------------
 
 
-def put(cursor: Cursor, key: BlobKey, status: SyncStatus, sealed: Sealed, spooled: Spooled, priority: Priority) -> None:
-    """Add a blob that was made here: this device answers for it until a document refers to it."""
-    blobs.insert(cursor, key, status, sealed, spooled, priority)
-    cursor.execute("UPDATE blob SET ours = 1 WHERE namespace = ? AND blob_id = ?", (key.namespace, key.blob_id))
-
-
 def refer_and_condemn(cursor: Cursor, pointers: Sequence[Pointer], dropped: Collection[BlobId]) -> None:
     """
     Keep what saved versions of documents point at; begin the grace period of what nothing refers to.
 
-    What was not sent when it is condemned may be on its way: this device answers for it then.
+    For what was put here this device answers until a document refers to it; and for what was not sent when it is
+    condemned, as it may be on its way.
     """
     query = "UPDATE blob SET ours = 0 WHERE namespace = ? AND blob_id = ? AND condemned IS NOT NULL"
     cursor.executemany(query, [(ATTACHMENTS, pointer.blob_id) for pointer in pointers])
@@ -284,8 +279,17 @@ class KeptBlobs(LocalBlobs):
         priority: Priority = Priority.MEDIUM,
     ) -> None:
         """See `ILocalBlobs`."""
-        await self._keep(spooled, put, key, status, sealed, spooled, priority)
+        await LocalBlobs.put(self, key, sealed, spooled, status, priority)
         self.came(key)
+
+    @deferred
+    async def put_made(
+        self, key: BlobKey, make: Callable[[], tuple[Sealed, bytes]], status: SyncStatus, priority: Priority
+    ) -> Sealed:
+        """See `ILocalBlobs`."""
+        sealed = await LocalBlobs.put_made(self, key, make, status, priority)
+        self.came(key)
+        return sealed
 
     @deferred
     async def arrive(self, key: BlobKey, sealed: Sealed, spooled: Spooled) -> SyncStatus:

@@ -12,7 +12,7 @@ from soledad.client.local.retention import PAGES, SPARE_PAGES, KeptBlobs
 from soledad.client.local.schema import BLOBS, BLOBS_PAGE
 from soledad.deferreds import InPlace
 from soledad.errors import BlobNotFound, NotEvictable
-from soledad.model.blob import BlobKey, Priority, SyncEvent, SyncStatus
+from soledad.model.blob import BlobKey, SyncEvent, SyncStatus
 from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId
 from soledad.model.retention import GRACE, LONGEST, Plan
 from soledad.model.transfer import Direction
@@ -27,7 +27,7 @@ class RetentionTestCase(RowsTestCase):
 
     def put(self, key: BlobKey = KEY, spooled: Spooled = INLINE) -> None:
         """Put a blob as attachments are put."""
-        retention.put(self.cursor, key, S.UNREFERENCED, SEALED, spooled, Priority.MEDIUM)
+        self.insert(key=key, spooled=spooled)
 
     def refer(self, *blob_ids: BlobId) -> None:
         """Save a document that points at blobs."""
@@ -215,7 +215,8 @@ class CarryOutTests(RetentionTestCase):
         self.expire()
         self.carry_out(deleted=[ID])
         self.cursor.execute("UPDATE blob SET retry_at = NULL")
-        self.assertEqual(queue.ask(self.cursor, Scope(frozenset(Direction)), 5.0), 1)
+        queue.ask(self.cursor, Scope(frozenset(Direction)), 5.0)
+        self.assertEqual(len(queue.due(self.cursor, None, 5.0, 10)), 1)
 
     def test_any_status(self) -> None:
         """Whatever the status was, it can be let go."""
