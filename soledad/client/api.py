@@ -457,9 +457,9 @@ class Soledad:
     async def _look_after(self) -> None:
         """Do what is due while the store is open."""
         await self._keeping.flush()
-        await self._collector.run()
+        if await self._collector.run():
+            self.blobs.go_on()
         self._keeping.soon()
-        self.blobs.go_on()
 
     # --- keys and tokens ------------------------------------------------------------------------------
 

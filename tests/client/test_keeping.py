@@ -12,6 +12,7 @@ from soledad.client.local import blobs
 from soledad.client.remote.blobs import RemoteBlobs
 from soledad.errors import (
     AttachmentNotAvailable,
+    BlobNotFound,
     ConnectionFailed,
     InvalidLimit,
     NoAttachment,
@@ -360,6 +361,57 @@ class BudgetTests(KeepingTestCase):
         for store in self.stores.values():
             self.now(store.close())
         self.assertEqual([call for call in self.clock.getDelayedCalls() if call.active()], [])
+
+
+class BlobStoreTests(KeepingTestCase):
+    """Blobs without a document."""
+
+    def test_any_namespace(self) -> None:
+        """They are pinned, unpinned and evicted by id and namespace, and come back when they are asked for."""
+        store = self.store.blobs
+        self.now(store.put("id", DATA, "films"))
+        self.failureResultOf(store.evict("id", "films"), NotEvictable)
+        self.now(store.send_missing("films"))
+        self.assertEqual(self.now(store.pin("id", "films")), S.SYNCED)
+        self.assertEqual(self.reasons(store.evict("id", "films")), "it is pinned")
+        self.assertEqual(self.now(store.unpin("id", "films")), S.SYNCED)
+        self.assertEqual(self.now(store.evict("id", "films")), S.REMOTE)
+        self.now(store.fetch_missing("films"))
+        (known,) = self.now(store.list("films"))
+        self.assertEqual(known.status, S.REMOTE)
+        with self.now(store.get("id", "films")) as file:
+            self.assertEqual(file.read(), DATA)
+
+    def test_pinned_comes_back(self) -> None:
+        """What is pinned after it was evicted comes with the next fetching."""
+        store = self.store.blobs
+        self.now(store.put("id", DATA))
+        self.now(store.send_missing())
+        self.now(store.evict("id"))
+        self.assertEqual(self.now(store.pin("id")), S.PENDING_DOWNLOAD)
+        self.now(store.fetch_missing())
+        (known,) = self.now(store.list())
+        self.assertEqual(known.status, S.SYNCED)
+
+    def test_unknown(self) -> None:
+        """What this device does not know is said so."""
+        for method in (self.store.blobs.pin, self.store.blobs.unpin, self.store.blobs.evict):
+            self.failureResultOf(method("id"), BlobNotFound)
+
+    def test_budget(self) -> None:
+        """The budget is for attachments only; what is fetched by itself counts."""
+        self.now(self.store.blobs.put("id", DATA))
+        self.now(self.store.blobs.send_missing())
+        blob_id = self.attached(DATA)
+        self.exchange()
+        other = self.stores["b"]
+        self.now(other.set_storage_budget(0))
+        self.clock.advance(PAUSE)
+        self.now(other.blobs.sync())
+        self.assertEqual(self.status(blob_id, "b"), S.SYNCED)
+        self.clock.advance(PAUSE)
+        self.assertEqual(self.status(blob_id, "b"), S.REMOTE)
+        self.assertTrue(all(one.is_local for one in self.now(other.blobs.list())))
 
 
 class PausedConsumer(MemoryConsumer):

@@ -49,17 +49,18 @@ class Collector:
     _online: bool
     _runs: Serial = field(factory=Serial, init=False)
 
-    async def run(self) -> None:
-        """Collect what is to be collected now; one run at a time."""
-        await self._runs.run(self._run)
+    async def run(self) -> int:
+        """Collect what is to be collected now, one run at a time; return how many deletions wait for the server."""
+        return await self._runs.run(self._run)
 
-    async def _run(self) -> None:
+    async def _run(self) -> int:
         await self._condemn()
         await self._local.pass_time(self._clock.seconds())
-        await self._collect()
+        queued = await self._collect()
         await self._forget()
         while await self._local.give_back():
             pass
+        return queued
 
     async def _condemn(self) -> None:
         """Condemn what is kept though nothing refers to it: it was not noted when the last reference went."""
@@ -74,18 +75,20 @@ class Collector:
         if unreferred:
             await completed(self._blobs.refer((), unreferred))
 
-    async def _collect(self) -> None:
-        last = 0
+    async def _collect(self) -> int:
+        last = queued = 0
         while due := await self._local.due(last, SLICE):
             last = due[-1].id
-            await self._applying.run(partial(self._collect_some, due))
+            queued += await self._applying.run(partial(self._collect_some, due))
+        return queued
 
-    async def _collect_some(self, due: Sequence[Condemned]) -> None:
+    async def _collect_some(self, due: Sequence[Condemned]) -> int:
         found = await self._documents.referring([one.blob_id for one in due])
         # No await from here to the deletion: what a document gets hold of later, it got from one that is held now.
         planned = plan(due, found, self._held.blob_ids(), self._online)
         await completed(self._local.carry_out(planned))
         await completed(self._documents.forget_dropped(planned.collected))
+        return len(planned.deleted)
 
     async def _forget(self) -> None:
         """Answer no more for blobs that are gone: an end in the middle may have left that."""

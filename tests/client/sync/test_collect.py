@@ -309,9 +309,9 @@ class RoundsTests(DevicesTestCase):
         runs: list[float] = []
         run = collect.Collector.run
 
-        async def counted(collector: collect.Collector) -> None:
+        async def counted(collector: collect.Collector) -> int:
             runs.append(self.clock.seconds())
-            await run(collector)
+            return await run(collector)
 
         self.patch(collect.Collector, "run", counted)
         return runs
@@ -331,12 +331,14 @@ class RoundsTests(DevicesTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_collects(self) -> None:
-        """What is due goes without anybody asking for it."""
-        blob_id = self.attached(upload=False)
+        """What is due goes without anybody asking for it, from the server too."""
+        blob_id = self.attached()
         self.delete()
         for _ in range(ENOUGH):
             self.clock.advance(LONGEST)
-        self.assertEqual(self.status(blob_id), S.PENDING_DELETE)
+        self.assertEqual((self.status(blob_id), self.on_server()), (S.PENDING_DELETE, {blob_id}))
+        self.clock.advance(60)
+        self.assertEqual((self.status(blob_id), self.on_server()), (None, set()))
 
     def test_failure(self) -> None:
         """A round that fails is logged, and the next one tries again."""
