@@ -179,7 +179,7 @@ def attach(data: bytes) -> Callable[[Path, Say], None]:
 
 def collect(folder: Path, say: Say) -> None:
     """Let the collector remove what a deleted document pointed at, and what was never saved."""
-    retention.GRACE = 1.0  # it is over when it is looked at first
+    vars(retention)["GRACE"] = 1.0  # it is over when it is looked at first
     store = opened(folder)
     doc = Document("doc", json='{"n":1}')
     doc.home = store._documents._home

@@ -67,6 +67,14 @@ class DevicesTestCase(SynchronousTestCase):
             self.now(doc.upload_attachment())
         return doc.attachments["default"].blob_id
 
+    def linked(self) -> BlobId:
+        """Have two documents that point at one blob, on the first device."""
+        blob_id = self.attached()
+        (doc,), other = self.now(self.store.get_docs(["doc"])), self.now(self.store.create_doc({}, "other"))
+        self.now(other.link_attachment(doc))
+        self.now(self.store.put_doc(other))
+        return blob_id
+
     def delete(self, doc_id: str = "doc", name: str = "a") -> None:
         """Delete a document on a device."""
         store = self.stores[name]

@@ -69,12 +69,7 @@ class CollectTests(DevicesTestCase):
 
     def test_linked(self) -> None:
         """What another document points at stays, and goes when that is deleted too."""
-        blob_id = self.attached()
-        doc, other = self.now(self.store.get_doc("doc")), self.now(self.store.create_doc({}, "other"))
-        assert doc is not None
-        self.now(other.link_attachment(doc))
-        self.now(self.store.put_doc(other))
-        del doc, other
+        blob_id = self.linked()
         self.delete()
         self.pass_days(ENOUGH)
         self.assertEqual(self.status(blob_id), S.SYNCED)
@@ -238,12 +233,7 @@ class WhoseTests(DevicesTestCase):
 
     def test_both_dropped_one_reference(self) -> None:
         """When each drops a reference that the other had left, each answers for the blob: it does not stay."""
-        blob_id = self.attached()
-        doc, other = self.now(self.store.get_doc("doc")), self.now(self.store.create_doc({}, "other"))
-        assert doc is not None
-        self.now(other.link_attachment(doc))
-        self.now(self.store.put_doc(other))
-        del doc, other
+        blob_id = self.linked()
         self.exchange()
         self.delete("doc", "a")
         self.delete("other", "b")
