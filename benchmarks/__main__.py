@@ -18,6 +18,7 @@ from twisted.internet import task
 
 from benchmarks import load
 from benchmarks.documents import DOCUMENTS, PUT, DocumentSpeed
+from benchmarks.listing import MANY, ListingSpeed
 from benchmarks.load import PLAIN_STEPS, Scenario
 from benchmarks.results import MIB, Result, as_rst, as_text
 from benchmarks.speed import Speed
@@ -43,8 +44,11 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--documents", type=int, default=DOCUMENTS, help="that queries are asked of")
     parser.add_argument("--rounds", type=int, default=5, help="of each comparison (default: 5)")
     parser.add_argument(
-        "--rows", default="1,2,3,4,6,8", help="what to measure (default: 1,2,3,4,6,8); 6 is 7 too, 8 is 9 and queries"
+        "--rows",
+        default="1,2,3,4,6,8,12",
+        help="what to measure (default: 1,2,3,4,6,8,12); 6 is 7 too, 8 is 9 and queries",
     )
+    parser.add_argument("--blobs", type=int, default=MANY, help="that are listed")
     parser.add_argument("--folder", type=Path, help="where the files are (default: the system's for temporary ones)")
     parser.add_argument("--rst", type=Path, metavar="FILE", help="write the table there, too")
     parser.add_argument("--quick", action="store_true", help="64 MiB, one round: do the measurements work?")
@@ -57,6 +61,7 @@ async def main(reactor: Any, *arguments: str) -> None:
     options = _parser().parse_args(arguments)
     if options.quick:
         options.size, options.large, options.rounds, options.documents = _size("64MiB"), 0, 1, PUT
+        options.blobs = MANY // 20
     with TemporaryDirectory(prefix="soledad-bench-", dir=options.folder) as name:
         folder, rows = Path(name), options.rows.split(",")
         results = await _compare(reactor, folder, rows, options) if {"1", "2", "3", "4"} & set(rows) else []
@@ -66,6 +71,9 @@ async def main(reactor: Any, *arguments: str) -> None:
             _say("documents ...")
             speed = DocumentSpeed(_folder(folder / "documents"), options.rounds, options.documents, reactor)
             results += await speed.run()
+        if "12" in rows:
+            _say("listings ...")
+            results += await ListingSpeed(_folder(folder / "listing"), options.rounds, options.blobs, reactor).run()
     print(as_text(results))
     if options.rst is not None:
         options.rst.write_text(as_rst(results, _remarks(options)))

@@ -404,7 +404,7 @@ def _changes(connection: Connection, user: UserId, namespace: Namespace, since: 
 
 def _cut(connection: Connection, statement: Select[Any], limit: int) -> tuple[list[Row[Any]], bool]:
     """Return up to ``limit`` rows, and whether there are more."""
-    rows = list(connection.execute(statement))
+    rows = list(connection.execute(statement).all())
     return rows[:limit], len(rows) > limit
 
 

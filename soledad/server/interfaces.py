@@ -360,18 +360,22 @@ class IPart(Interface):
 
     durable: int = Attribute("How many bytes would survive a power cut; whatever became of `append`.")
 
-    def append(
-        start: int, producer: IBodyProducer, on_durable: Callable[[int], object], digest: Any = None
-    ) -> Deferred[None]:
+    def go_to(start: int) -> Deferred[None]:
         """
-        Write all that ``producer`` yields from ``start`` on; what is there behind ``start`` goes.
+        Let what is there behind ``start`` go; to be called before anything else.
+
+        :raise BlobNotFound: there are less than ``start`` bytes.
+        """
+
+    def append(producer: IBodyProducer, on_durable: Callable[[int], object], digest: Any = None) -> Deferred[None]:
+        """
+        Write all that ``producer`` yields, and begin at once.
 
         If ``producer`` fails, or this is cancelled, what came until then is kept.
 
         :param on_durable: is told now and then how many bytes would survive a power cut.
         :param digest: an object of hashlib that is fed the new bytes.
         :return: fires once all bytes would survive a power cut.
-        :raise BlobNotFound: there are less than ``start`` bytes.
         """
 
     def finish() -> Deferred[Stored]:

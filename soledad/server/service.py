@@ -8,6 +8,7 @@ of its own.
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable
 from time import time
 from typing import Any
@@ -46,6 +47,8 @@ from soledad.streams import Budget
 BUFFERS = 6 * 1024 * 1024
 #: Threads for reading the index, and for files.
 READERS, FILE_THREADS = 4, 8
+#: Seconds that a thread may keep others from running Python code.
+SWITCH_INTERVAL = 0.0005
 #: Seconds between two rounds of tidying up.
 SWEEP_INTERVAL = 3600.0
 
@@ -182,6 +185,8 @@ def makeService(options: Options) -> Service:
         raise SystemExit(f"soledad: --users: {error}") from error
     # What is loaded by now stays: looking at all of it whenever garbage is collected would hold up everybody for 50 ms.
     gc.freeze()
+    # A long list is put together in a thread, in Python: the reactor must not wait 5 ms each time it wants to go on.
+    sys.setswitchinterval(SWITCH_INTERVAL)
     folder = DataFolder(options["data-dir"])
     return _Command(reactor, folder, endpoints, options["quota"], options["max-blob"])
 

@@ -8,25 +8,29 @@ from typing import Any, TypeVar
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 
-from soledad.deferreds import completed
+from soledad.deferreds import outlasting
 
 T = TypeVar("T")
 
 
 @define(eq=False)
-class _Turn:
+class Turn:
     """One request's turn."""
 
     ended: Deferred[None] = field(factory=Deferred, init=False)
     _work: Deferred[Any] | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
 
-    async def take(self, body: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
-        """Run ``body()``, unless this was stopped meanwhile."""
+    async def take(self, body: Callable[[Turn], Coroutine[Deferred[Any], Any, T]]) -> T:
+        """Run ``body`` with this, unless it was stopped meanwhile."""
+        self.check()
+        self._work = work = Deferred.fromCoroutine(body(self))
+        return await outlasting(work, self.stop)
+
+    def check(self) -> None:
+        """:raise CancelledError: it is to end, though that came when nothing could be cancelled."""
         if self._stopped:
             raise CancelledError()
-        self._work = work = Deferred.fromCoroutine(body())
-        return await work
 
     def stop(self) -> None:
         """End it, soon."""
@@ -39,16 +43,20 @@ class _Turn:
 class Turns:
     """Who is at which thing, in this process."""
 
-    _newest: dict[Hashable, _Turn] = field(factory=dict, init=False)
+    _newest: dict[Hashable, Turn] = field(factory=dict, init=False)
 
-    async def run(self, key: Hashable, body: Callable[[], Coroutine[Deferred[Any], Any, T]]) -> T:
-        """End what runs for the same ``key``, wait until it does not run any more, and then run ``body()``."""
-        before, turn = self._newest.get(key), _Turn()
+    async def run(self, key: Hashable, body: Callable[[Turn], Coroutine[Deferred[Any], Any, T]]) -> T:
+        """
+        End what runs for the same ``key``, wait until it does not run any more, and then run ``body``.
+
+        It is given its turn, to check before it waits for what may take for ever.
+        """
+        before, turn = self._newest.get(key), Turn()
         self._newest[key] = turn
         try:
             if before is not None:
                 before.stop()
-                await completed(before.ended)
+                await outlasting(before.ended, turn.stop)
             return await turn.take(body)
         finally:
             if self._newest[key] is turn:

@@ -19,6 +19,8 @@ from soledad.model.blob import BlobInfo, Flag
 from soledad.model.ids import blob_id, namespace
 from soledad.wire.routes import TOMBSTONE_LIMIT
 
+#: Entries of a list that are encoded at a time.
+_GROUP = 50
 _ETAG = re.compile(r"[0-9a-f]{64}")
 
 
@@ -33,8 +35,10 @@ class Page:
 
 def encode_page(page: Page) -> bytes:
     """Return the page as JSON."""
-    # Entry by entry: between them other threads have their turn.
-    entries = b",".join([_json(_encode_info(info)) for info in page.blobs])
+    blobs = page.blobs
+    # A few at a time: in between other threads have their turn.
+    groups = [blobs[start : start + _GROUP] for start in range(0, len(blobs), _GROUP)]
+    entries = b",".join([_json([_encode_info(info) for info in group])[1:-1] for group in groups])
     return b'{"blobs":[' + entries + b"]," + _json({"next": page.next, "head": page.head})[1:]
 
 

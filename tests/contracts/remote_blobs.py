@@ -21,11 +21,12 @@ from soledad.errors import (
     ConnectionFailed,
     Forbidden,
     LengthRequired,
+    PreconditionFailed,
     Unauthorized,
     UnsatisfiableRange,
     WrongLength,
 )
-from soledad.model.blob import ByteRange
+from soledad.model.blob import WHOLE, ByteRange
 from soledad.model.ids import BlobId, Namespace, UserId
 from soledad.streams import PIECE, Budget, BytesProducer, MemoryConsumer, WorkerProducer
 from soledad.wire.routes import ListRoute
@@ -187,6 +188,25 @@ class RemoteBlobsContract(RemoteCase):
             (ByteRange(4, 0), b""),
         ):
             self.assertEqual(await self.get(wanted=wanted), expected)
+
+    async def test_tags(self) -> None:
+        """The tag is told before the bytes; a read that names it goes on, one that names another gets nothing."""
+        await self.put(b"0123456789")
+        told: list[str] = []
+        self.assertEqual(await self.get(on_tag=told.append), b"0123456789")
+        tag = sha256(b"0123456789").hexdigest()
+        self.assertEqual(told, [tag])
+        self.assertEqual(await self.get(etag=tag), b"0123456789")
+        self.assertEqual(await self.get(etag=tag, wanted=ByteRange(4)), b"456789")
+        for wanted in (ByteRange(4), ByteRange(4, 2), WHOLE):
+            consumer = MemoryConsumer()
+            other = sha256(b"other").hexdigest()
+            reading = self.blobs.read_blob(ID, consumer, wanted=wanted, etag=other, on_tag=told.append)
+            await self.fails(reading, PreconditionFailed)
+            self.assertEqual(consumer.value(), b"")
+        self.assertEqual(told, [tag])
+        # What was refused leaves the connection as it should be.
+        self.assertEqual(await self.get(), b"0123456789")
 
     async def test_range_behind_the_end(self) -> None:
         """There is nothing behind the end, and the error says where it is."""

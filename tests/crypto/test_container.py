@@ -288,6 +288,20 @@ class RandomAccessTests(SynchronousTestCase):
         assert place.length is not None
         return self.container[place.start : place.start + place.length]
 
+    def test_behind(self) -> None:
+        """From any chunk on, the rest opens and is all there has to be; the same bytes elsewhere do not."""
+        chunks = Chunks.of_length(KEYS, BLOB, self.container, 13000)
+        for index in chunks.layout.all_chunks:
+            opener = RangeOpener.behind(chunks, index)
+            self.assertEqual(opener.feed(self.sealed(opener.place)), self.data[index * chunks.layout.chunk_size :])
+            self.assertEqual(opener.finish(), b"")
+            wrong = RangeOpener.behind(chunks, index)
+            with self.assertRaises(AuthenticationFailed):
+                wrong.feed(self.container[: len(self.sealed(opener.place))])
+                wrong.finish()
+        with self.assertRaises(AuthenticationFailed):
+            RangeOpener.behind(chunks, 1).finish()
+
     def test_length_from_tail(self) -> None:
         """Header, size and tail are enough to know the length."""
         head, size = self.container[:HEADER_SIZE], len(self.container)

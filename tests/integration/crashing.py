@@ -1,7 +1,8 @@
 """
-A process that kills itself at a chosen step of an operation on an attachment, for test_attachment_crashes.py beside it.
+A process that kills itself at a chosen step of an operation on an attachment, or of a sync of blobs.
 
-Run as ``python -m tests.integration.crashing DATA_DIR URL TOKEN``.  For each line ``OPERATION DOC_ID STEP`` on standard
+For test_attachment_crashes.py and test_blob_crashes.py beside it.  Run as
+``python -m tests.integration.crashing DATA_DIR URL TOKEN``.  For each line ``OPERATION DOC_ID STEP`` on standard
 input a child is forked, which opens the store, does the operation, says ``acknowledged`` when it has succeeded, closes
 the store, and kills itself at that step, if there are so many.  When it is gone, ``killed`` or ``ended`` is said.
 
@@ -22,7 +23,7 @@ from typing import Any
 from twisted.internet import task
 from twisted.internet.defer import Deferred
 
-from soledad.client import sealing
+from soledad.client import resuming, sealing
 from soledad.client.api import open_store
 from soledad.client.local import database
 from soledad.client.local.store import Workers
@@ -83,9 +84,11 @@ async def operate(reactor: Any, folder: str, url: str, token: str, operation: st
     server = Server.over(make_agent(reactor), reactor, USER, Address(url, token))
     workers = Workers.start(partial(ThreadWorker.start, reactor))
     soledad = await open_store(reactor, workers, USER, HandedInKey(KEY), Path(folder), server)
-    (doc,) = await soledad.get_docs([doc_id])
+    where: Any = soledad.blobs
+    if operation != "sync":
+        (where,) = await soledad.get_docs([doc_id])
     steps.counting = True
-    await getattr(doc, operation)()
+    await getattr(where, operation)()
     say("acknowledged")
     await soledad.close()
 
@@ -104,6 +107,7 @@ def child(folder: str, url: str, token: str, operation: str, doc_id: str, point:
         (database, "commit_group"),
         (sealing.ContainerReader, "read"),
         (sealing.Verifying, "take"),
+        (resuming.Resuming, "take"),
     ):
         steps.around(owner, name)
     steps.around_requests()

@@ -103,7 +103,7 @@ class ServerKilledTests(TestCase):
         self.addCleanup(link.stop)
         device = await open_device(Path(self.mktemp()), link.url, token)
         self.addCleanup(device.close)
-        doc = await attached(device, noise(16 * MiB))
+        doc = await attached(device, noise(3 * MiB))
         answered = link.fail_after("stall", "down", 0)
         upload = doc.upload_attachment()
         await answered
@@ -115,8 +115,8 @@ class ServerKilledTests(TestCase):
         sent = link.up
         self.assertEqual(await self.sent_again(doc), AttachmentStates.SYNCED)
         # The header was compared; what the network had not taken yet was not sent again.
-        self.assertLess(link.up - sent, 12 * MiB)
-        self.assertEqual(self.operator(folder, "user", "list"), f"{ALICE}\t{sealed_size(16 * MiB)}\t-\n")
+        self.assertLess(link.up - sent, 2 * MiB)
+        self.assertEqual(self.operator(folder, "user", "list"), f"{ALICE}\t{sealed_size(3 * MiB)}\t-\n")
         self.assertEqual(self.operator(folder, "check"), "")
 
     async def sent_again(self, doc: Document) -> AttachmentStates:
@@ -202,8 +202,8 @@ class ClientKilledTests(Case):
             if "acknowledged" in words:
                 self.assertEqual(state, AttachmentStates.SYNCED)
             self.assertIn(state, (AttachmentStates.REMOTE, AttachmentStates.SYNCED))
-            # Strays were swept: what is there is what is known.
-            self.assertEqual(len(self.files(folder)), point - (state == AttachmentStates.REMOTE))
+            # Strays were swept: what is there is what is known, or has come so far.
+            self.assertIn(len(self.files(folder)), (point, point - (state == AttachmentStates.REMOTE)))
             self.assertEqual(await doc.download_attachment(), AttachmentStates.SYNCED)
             self.assertEqual(await opened(doc), data)
             self.assertEqual(len(self.files(folder)), point)

@@ -196,7 +196,7 @@ class CancellingTests(StagesCase):
         await self.server._root.idle()
 
     async def test_download(self) -> None:
-        """Downloads and gets: the device has all or nothing, no file is left, and they can be repeated."""
+        """Downloads and gets: the device has all of it, or what came so far, and they can be repeated."""
         here, there = await self.pair()
         for size in (SMALL, MEDIUM):
             for call in (_download, _get):
@@ -209,7 +209,7 @@ class CancellingTests(StagesCase):
                     self.assertIn(state, (AttachmentStates.REMOTE, AttachmentStates.SYNCED))
                     if state == AttachmentStates.REMOTE:
                         self.assertFalse(succeeded)
-                        self.assertEqual(self.files(1), [])
+                        self.assertLessEqual(len(self.files(1)), 1)
                     else:
                         self.assertEqual(await opened(docs[0]), noise(size))
                         await self.forget(there, docs[0])
@@ -339,18 +339,18 @@ class LinkTests(Case):
     """A link that breaks or goes silent in the middle of much data."""
 
     async def test_cut(self) -> None:
-        """A cut upload or download is worth another try, leaves nothing, and then succeeds."""
+        """A cut upload or download is worth another try, which goes on behind what went, and then succeeds."""
         here, there = await self.pair()
         doc = await attached(here, noise(LARGE))
-        for size in (1, 200, LARGE // 2, LARGE - 1000):
+        for size in (1, 200, LARGE // 3, LARGE // 3):
             unawaited(self.link.fail_after("cut", "up", size))
             await self.assertFailure(doc.upload_attachment(), RetriableTransferError)
             self.assertEqual(await doc.get_attachment_state(), AttachmentStates.LOCAL)
-        await self.server._root.idle()
-        self.assertEqual(self.server.files(), [])
         self.assertEqual(await doc.upload_attachment(), AttachmentStates.SYNCED)
+        # Once, and what broke off: not each time all of it.
+        self.assertLess(self.link.up, LARGE * 1.3)
         other = await received(doc, there)
-        for size in (1, 200, LARGE // 2, LARGE - 1000):
+        for size in (1, 200, LARGE // 3, LARGE // 3):
             unawaited(self.link.fail_after("cut", "down", size))
             await self.assertFailure(other.download_attachment(), RetriableTransferError)
             self.assertEqual(await other.get_attachment_state(refresh=True), AttachmentStates.REMOTE)

@@ -238,16 +238,19 @@ class FaultTests(SynchronousTestCase):
         self.successResultOf(self.batch("a", "b"))
 
     def test_folder_goes_during_a_batch(self) -> None:
-        """When the last file of a folder goes, those of a batch there are not lost."""
-        body = ManualProducer(2)
-        self.successResultOf(self.backend.write_blob(USER, BlobId("blob-1"), BytesProducer(b"x")))
-        work = self.backend.write_blobs(USER, [(BlobId("another"), 1), (BlobId("blob-1-2"), 1)], body)
-        body.consumer.write(b"y")
-        self.successResultOf(self.backend.delete_blob(USER, BlobId("blob-1")))
-        body.consumer.write(b"z")
-        body.done.callback(None)
-        self.successResultOf(work)
-        self.assertEqual(len(list(walk(self.root))), 2)
+        """When another process removes a folder just before a file of a batch is made there, it is made again."""
+        removed: list[str] = []
+
+        def called(call: str) -> None:
+            if call == "create_named" and not removed:
+                (folder,) = (path for path, _, files in os.walk(self.root) if path.endswith(BLOB[:6]))
+                os.rmdir(folder)
+                removed.append(folder)
+
+        self.files.on_call = called
+        stored = self.successResultOf(self.batch(BLOB, "blob-1-2"))
+        self.assertEqual({type(outcome) for outcome in stored}, {Stored})
+        self.assertEqual((len(removed), len(list(walk(self.root)))), (1, 2))
 
     def test_file_system(self) -> None:
         """Where it is known that a file system can be synced as a whole, it can."""

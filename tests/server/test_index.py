@@ -83,12 +83,30 @@ class ProcessesTests(IndexTestCase):
         self.failureResultOf(self.second.reserve(place("4"), 1), QuotaExceeded)
         self.assertEqual(os.listdir(self.locks), [self.second._processes.name])
 
+    def test_killed_batch(self) -> None:
+        """The room that a killed process had set aside for a batch is free for another's batch."""
+        wanted = [(BlobId("a"), 50), (BlobId("b"), 50)]
+        told = self.successResultOf(self.first.reserve_batch(USER, DEFAULT, "1", wanted))
+        self.assertEqual(told, [None, None])
+        self.successResultOf(self.second.release(place("1")))
+        self.successResultOf(self.first.reserve_batch(USER, DEFAULT, "1", wanted[:1]))
+        told = self.successResultOf(self.second.reserve_batch(USER, DEFAULT, "2", wanted))
+        self.assertEqual([type(outcome) for outcome in told], [type(None), QuotaExceeded])
+        self.successResultOf(self.second.release(place("2")))
+        assert isinstance(self.first._processes, LockedFiles)
+        os.close(self.first._processes._file)
+        told = self.successResultOf(self.second.reserve_batch(USER, DEFAULT, "3", wanted))
+        self.assertEqual(told, [None, None])
+        self.successResultOf(self.second.commit_batch([(place("3", "a"), Stored(50, "0" * 64))]))
+        self.assertEqual(self.successResultOf(self.second.used(USER)), 50)
+
     def test_taken_for_dead(self) -> None:
         """Who was taken for dead cannot use room that may be another's by now."""
         self.successResultOf(self.first.reserve(place("1"), 50))
         os.unlink(os.path.join(self.locks, self.first._processes.name))
         self.successResultOf(self.second.release_dead())
         self.failureResultOf(self.first.commit(place("1"), Stored(50, "0" * 64)), StorageFailed)
+        self.failureResultOf(self.first.commit_batch([(place("1"), Stored(50, "0" * 64))]), StorageFailed)
         self.assertEqual(self.successResultOf(self.first.used(USER)), 0)
 
     def test_processes(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from hashlib import sha256
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from soledad.errors import BlobNotFound, StaleToken
 from soledad.model.blob import Flag
@@ -115,8 +116,8 @@ class RepairTests(RepairTestCase):
         with self.opened() as parts:
             self.successResultOf(parts.backend.set_flags(USER, TWO, (Flag.PENDING,)))
             database = parts.accounts._database
-            for lost in ("DELETE FROM blobs", "UPDATE users SET used = 0"):
-                database.now(lambda connection, lost=lost: connection.execute(text(lost)))
+            for lost in map(text, ("DELETE FROM blobs", "UPDATE users SET used = 0")):
+                database.now(partial(Connection.execute, statement=lost))
         said = self.repair()
         self.assertEqual(len(said.splitlines()), 3)
         self.assertIn("a blob again", said)

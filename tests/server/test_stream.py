@@ -8,9 +8,11 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 
 from soledad.errors import StorageFailed, StorageFull
 from soledad.model.ids import BlobId, UserId
+from soledad.server.backends.blobs import BlobsBackend
 from soledad.server.backends.memory import MemoryBytes
 from soledad.server.service import make_root, make_site
 from soledad.streams import LEAST, Budget, BytesProducer
@@ -191,6 +193,20 @@ class UploadTests(StreamTestCase):
         self.assertEqual(tags, [tag(data) for _, data in blobs])
         self.assertEqual(self.stored(), ["a", "b", "c"])
 
+    def test_waits_for_room(self) -> None:
+        """While room is set aside for what the list announced, its bytes wait in the network."""
+        waiting: Deferred[Any] = Deferred()
+        self.patch(BlobsBackend, "write_blobs", lambda *arguments: waiting)
+        body = upload(("a", bytes(100_000)))
+        connection = self.connect()
+        connection.request(f"POST {UPLOAD}", self.auth(Content_Length=str(len(body))), body[:10])
+        self.assertFalse(connection.paused)
+        connection.send(body[10:100])
+        self.assertTrue(connection.paused)
+        waiting.errback(StorageFull("blobs"))
+        self.assertEqual(code(connection.answered), "storage_full")
+        self.flushLoggedErrors(StorageFull)
+
     def test_malformed(self) -> None:
         """What is not of its form is refused as a whole: nothing is stored, nothing is held."""
         listed = frame(Kind.LIST, encode_listed([("a", 3), ("b", 2)]))
@@ -303,6 +319,29 @@ class SlowStoreTests(StreamTestCase):
             connection.channel.pauseProducing()
             self.worker.release()
         self.assertEqual(len(self.frames(connection.answered)), 21)
+
+    def test_full_buffers(self) -> None:
+        """While what was written waits to be taken, nothing more is read."""
+        reading, reads = MemoryBytes.read_many, list[int]()
+
+        def counting(store: MemoryBytes, places: Any) -> Any:
+            reads.append(len(places))
+            return reading(store, places)
+
+        self.patch(MemoryBytes, "read_many", counting)
+        connection = self.begin_download()
+        writing = connection.transport.write
+
+        def full(data: bytes) -> None:
+            writing(data)
+            connection.channel.pauseProducing()
+
+        self.patch(connection.transport, "write", full)
+        self.patch(connection.transport, "writeSequence", lambda pieces: full(b"".join(pieces)))
+        connection.channel.resumeProducing()
+        self.worker.release()
+        self.assertGreater(len(connection.answered), 1_000_000)
+        self.assertEqual(len(reads), 1)
 
     def test_client_goes(self) -> None:
         """A client that goes in the middle of an answer leaves nothing."""

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from soledad.errors import UnexpectedAnswer
+from soledad.errors import InvalidFlags, UnexpectedAnswer
 from soledad.model.blob import BlobInfo, Flag
 from soledad.model.ids import BlobId, Namespace
-from soledad.wire.listing import Page, decode_count, decode_page, encode_count, encode_page
+from soledad.wire.listing import Page, decode_count, decode_flags, decode_page, encode_count, encode_flags, encode_page
 from soledad.wire.routes import TOMBSTONE_LIMIT
 
 ETAG = "0123456789abcdef" * 4
@@ -37,6 +37,13 @@ class PageTests(SynchronousTestCase):
     def test_round_trip(self, page: Page) -> None:
         """Any page comes out as it went in."""
         self.assertEqual(decode_page(encode_page(page)), page)
+
+    def test_long(self) -> None:
+        """A page is encoded a few entries at a time, whatever their number."""
+        info = BlobInfo(BlobId("b"), Namespace("n"), 5, ETAG)
+        for number in (0, 49, 50, 51, 100, 101):
+            page = Page((info,) * number, "next", "head")
+            self.assertEqual(decode_page(encode_page(page)), page)
 
     def test_form(self) -> None:
         """The names are the specification's."""
@@ -126,3 +133,17 @@ class CountTests(SynchronousTestCase):
         for body in (b"", b"5", b"[]", b'{"count": -1}', b'{"count": "5"}', b'{"count": true}', b'{"head": "x"}'):
             with self.assertRaises(UnexpectedAnswer, msg=repr(body)):
                 decode_count(body)
+
+
+class FlagTests(SynchronousTestCase):
+    """Flags."""
+
+    @given(st.lists(st.sampled_from(Flag), unique=True).map(tuple))
+    def test_round_trip(self, flags: tuple[Flag, ...]) -> None:
+        """Flags come out as they went in."""
+        self.assertEqual(decode_flags(encode_flags(flags)), flags)
+
+    def test_refused(self) -> None:
+        """What is no list of flags, each once, is refused."""
+        for body in (b"", b"{}", b'"PENDING"', b'["pending"]', b"[[]]", b'["FAILED","FAILED"]', b"[" * 100_000):
+            self.assertRaises(InvalidFlags, decode_flags, body)

@@ -13,10 +13,12 @@ from soledad.errors import BadRequest, Unauthorized
 from soledad.model.blob import ByteRange
 from soledad.model.ids import BlobId, Namespace, UserId
 from soledad.wire.routes import (
+    CLAIM_LIMIT,
     PAGE,
     PAGE_LIMIT,
     BlobRoute,
     ListRoute,
+    StreamRoute,
     authorization,
     format_range,
     parse_authorization,
@@ -51,6 +53,12 @@ class BlobRouteTests(SynchronousTestCase):
         route = BlobRoute(UserId(user), BlobId(blob_id), Namespace(namespace))
         self.assertEqual(BlobRoute.parse(*taken_apart(route.path)), route)
 
+    @given(st.none() | st.integers(1, CLAIM_LIMIT), st.booleans())
+    def test_arguments(self, claim: int | None, only_flags: bool) -> None:
+        """So do its arguments."""
+        route = BlobRoute(USER, BlobId("b"), claim=claim, only_flags=only_flags)
+        self.assertEqual(BlobRoute.parse(*taken_apart(route.path)), route)
+
     def test_default_namespace(self) -> None:
         """Without a namespace it is the default one."""
         self.assertEqual(BlobRoute.parse(["alice", "b"], {}).namespace, "default")
@@ -66,9 +74,39 @@ class BlobRouteTests(SynchronousTestCase):
             (["alice", "b\0"], {}),
             (["alice", "b"], {"namespace": "Other"}),
             (["alice", "b"], {"namespace": ""}),
+            (["alice", "b"], {"claim": "0"}),
+            (["alice", "b"], {"claim": ""}),
+            (["alice", "b"], {"claim": str(CLAIM_LIMIT + 1)}),
+            (["alice", "b"], {"only_flags": "yes"}),
         ):
             with self.assertRaises(BadRequest, msg=repr((segments, query))):
                 BlobRoute.parse(segments, query)
+
+
+class StreamRouteTests(SynchronousTestCase):
+    """Many blobs in one body."""
+
+    def test_path(self) -> None:
+        """The path is the specification's, and comes out of itself."""
+        route = StreamRoute(USER, "upload", Namespace("other"))
+        self.assertEqual(route.path, "/stream/alice?direction=upload&namespace=other")
+        self.assertEqual(StreamRoute.parse(*taken_apart(route.path)), route)
+        self.assertEqual(StreamRoute.parse(["alice"], {"direction": "download"}).namespace, "default")
+
+    def test_refused(self) -> None:
+        """A direction there must be, and nothing that is not known."""
+        both = {"direction": "upload"}
+        for segments, query in (
+            (["alice"], {}),
+            (["alice"], {"direction": "up"}),
+            (["alice"], both | {"other": "1"}),
+            (["alice"], both | {"namespace": "Other"}),
+            (["al/ice"], both),
+            ([], both),
+            (["alice", "b"], both),
+        ):
+            with self.assertRaises(BadRequest, msg=repr((segments, query))):
+                StreamRoute.parse(segments, query)
 
 
 class ListRouteTests(SynchronousTestCase):

@@ -67,7 +67,7 @@ def due(cursor: Cursor, scope: Scope | None, now: float, limit: int) -> list[Que
     """Return transfers whose time has come."""
     where, values = _of_scope(_statuses(scope), None if scope is None else scope.namespace)
     query = f"""
-        {SELECT} WHERE retry_at IS NOT NULL AND (retry_at <= ? OR retry_at > ?) AND {where}
+        {SELECT} INDEXED BY blob_queue WHERE retry_at IS NOT NULL AND (retry_at <= ? OR retry_at > ?) AND {where}
         ORDER BY priority DESC, id LIMIT ?
     """
     return [queued(row) for row in cursor.execute(query, (now, now + LONGEST_WAIT, *values, limit))]

@@ -23,7 +23,7 @@ from soledad.client.sync.blobs import TOGETHER
 from soledad.client.throttle import Rate, Valve
 from soledad.crypto.container import Chunks, open_, tail_place
 from soledad.deferreds import Worker, completed
-from soledad.errors import PreconditionFailed, SoledadError
+from soledad.errors import CryptoError, PreconditionFailed, SoledadError
 from soledad.model.blob import WHOLE, BlobKey, ByteRange, Sealed
 from soledad.model.transfer import Queued
 from soledad.streams import Budget, MemoryConsumer, Progress, WorkerConsumer
@@ -147,9 +147,10 @@ class Fetching:
                 wanted = ByteRange(start) if start else WHOLE
                 etag = await self._receive(row.key, resuming.take, wanted, row.etag)
             spooled = await self.worker.run(resuming.finish)
-        except BaseException:
+        except BaseException as error:
             await completed(self.worker.run(resuming.close))
-            if file.size <= LEAST_KEPT:
+            if file.size <= LEAST_KEPT or isinstance(error, CryptoError):
+                # Of what is not right nothing is kept, not even its beginning.
                 await completed(self._queue.drop_partial(row.key))
             else:
                 await completed(self._queue.note_progress(row.key, file.size, etag))

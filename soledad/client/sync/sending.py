@@ -57,7 +57,7 @@ class Sending:
             progress.total = known.sealed.size
             if known.sealed.size > RESUMABLE:
                 await self._send_resumable(known, container, progress)
-            else:
+            elif not await self._went_before(known):
                 await self._send_whole(known, container, progress)
         except BlobExists:
             # Ours, if an answer was lost.
@@ -106,6 +106,11 @@ class Sending:
             done = Outcome(row.key, row.sealed.commitment, SyncEvent.CONFIRMED, tag)
             outcomes[row.key] = done if error is None else error
         return outcomes
+
+    async def _went_before(self, known: KnownBlob) -> bool:
+        """Tell whether it is there after an attempt that failed: the answer may have been lost, and all else not."""
+        row = await self._queue.look_up(known.key)
+        return row is not None and row.attempts > 0 and await self._is_ours(known.key, known.sealed.header)
 
     async def _send_whole(self, known: KnownBlob, container: Container, progress: Progress) -> None:
         producer = self._producer(container, 0, known.sealed.size, progress)

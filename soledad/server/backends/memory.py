@@ -167,15 +167,17 @@ class MemoryPart:
     taken: bool = field(default=False, init=False)
     durable: int = field(default=0, init=False)
 
-    @deferred
-    async def append(
-        self, start: int, producer: IBodyProducer, on_durable: Callable[[int], object], digest: Any = None
-    ) -> None:
+    def go_to(self, start: int) -> Deferred[None]:
         """See `IPart`."""
         if len(self._data) < start:
-            raise BlobNotFound(self._place.blob_id, self._place.namespace)
+            return fail(BlobNotFound(self._place.blob_id, self._place.namespace))
         self._store.go_on(self._place, self)
         del self._data[start:]
+        return succeed(None)
+
+    @deferred
+    async def append(self, producer: IBodyProducer, on_durable: Callable[[int], object], digest: Any = None) -> None:
+        """See `IPart`."""
 
         def write(pieces: builtin_list[bytes]) -> None:
             for piece in pieces:

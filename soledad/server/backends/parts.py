@@ -20,7 +20,7 @@ from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
 from soledad.deferreds import Worker, completed, deferred
-from soledad.errors import BlobNotFound, SoledadError, StorageError
+from soledad.errors import BlobNotFound, StorageError
 from soledad.server.backends.faults import storage_errors
 from soledad.server.interfaces import IPart, Place, Stored
 from soledad.streams import PIECE, Budget, WorkerConsumer, pour
@@ -82,13 +82,14 @@ class FilePart:
     #: A sync failed: of what was written since the one before, nobody knows what is on the disk.
     _failure: StorageError | None = field(default=None, init=False)
 
+    def go_to(self, start: int) -> Deferred[None]:
+        """See `IPart`."""
+        return self._worker.run(self._go_to, start)
+
     @deferred
-    async def append(
-        self, start: int, producer: IBodyProducer, on_durable: Callable[[int], object], digest: Any = None
-    ) -> None:
+    async def append(self, producer: IBodyProducer, on_durable: Callable[[int], object], digest: Any = None) -> None:
         """See `IPart`."""
         self._check, self._on_durable = digest, on_durable
-        await self._worker.run(self._go_to, start)
         try:
             await pour(producer, WorkerConsumer(self._worker, self._write, self._budget), keep=True)
         except BaseException:
@@ -116,9 +117,9 @@ class FilePart:
     async def _keep_what_came(self) -> None:
         try:
             await self._settle()
-        except SoledadError:
-            # Why the request failed is told already.
-            _log.failure("What came of {place} could not be kept", place=self._place)
+        except StorageError as error:
+            # The request fails by itself; of this the client hears when it goes on.
+            _log.error("What came of {place} could not be kept: {error}", place=self._place, error=error)
 
     @deferred
     async def _settle(self) -> None:

@@ -33,7 +33,7 @@ from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
 from soledad.server.index import Index
 from soledad.server.interfaces import Checksum, IByteStore, IPart, Place, Upload
 from soledad.server.pending import Pending
-from soledad.server.turns import Turns
+from soledad.server.turns import Turn, Turns
 from soledad.streams import BytesProducer
 
 #: What is done with what an upload has.
@@ -62,7 +62,7 @@ class ResumableWrites:
         try:
             await self.store.begin(place)
             if length == 0:
-                return await self._at_part(upload, lambda now, part: self._append(now, part, BytesProducer(b""), None))
+                return await self.append_upload(user, upload.name, 0, BytesProducer(b""))
         except BaseException:
             await completed(self._tidy(upload))
             raise
@@ -70,7 +70,7 @@ class ResumableWrites:
 
     def get_upload(self, user: UserId, upload: str) -> Deferred[Upload]:
         """See `IBlobsBackend`."""
-        return self._alone(user, upload, lambda: self._found(user, upload))
+        return self._alone(user, upload, lambda turn: self._found(user, upload))
 
     @deferred
     async def append_upload(
@@ -80,11 +80,15 @@ class ResumableWrites:
         if producer.length is UNKNOWN_LENGTH:
             raise LengthRequired()
 
-        async def append(now: Upload, part: IPart) -> Upload:
-            _check(now, offset, producer.length)
-            return now if now.done else await self._append(now, part, producer, checksum)
+        async def alone(turn: Turn) -> Upload:
+            async def append(now: Upload, part: IPart) -> Upload:
+                _check(now, offset, producer.length)
+                if now.done:
+                    return now
+                await part.go_to(offset)
+                turn.check()
+                return await self._append(now, part, producer, checksum)
 
-        async def alone() -> Upload:
             found = await self.pending.find(user, upload)
             _check(found, offset, producer.length)
             return found if found.done else await self._at_part(found, append)
@@ -99,7 +103,7 @@ class ResumableWrites:
             await completed(self._remove(now))
             return now
 
-        async def alone() -> Upload:
+        async def alone(turn: Turn) -> Upload:
             found = await self.pending.find(user, upload)
             if not found.done:
                 return await self._at_part(found, abandon)
@@ -141,7 +145,7 @@ class ResumableWrites:
         check = None if checksum is None else _Check(checksum)
         notes = _Notes(self.pending, now, counts=check is None)
         try:
-            await part.append(now.received, producer, notes.durable, None if check is None else check.digest)
+            await part.append(producer, notes.durable, None if check is None else check.digest)
         except BaseException:
             await completed(notes.last(part.durable))
             raise

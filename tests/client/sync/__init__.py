@@ -1,1 +1,1 @@
-"""Tests of what a device does with the server by itself."""
+"""Tests of the copying between the two stores of a device."""
