@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from twisted.internet.defer import Deferred, fail
 
 from soledad.client.local import blobs, documents
 from soledad.client.local.database import Cursor
+from soledad.client.local.documents import LocalDocuments
 from soledad.client.local.transfers import BlobQueue
 from soledad.client.sync import collect
 from soledad.client.sync.collect import INTERVAL
@@ -17,10 +18,10 @@ from soledad.errors import StorageFull
 from soledad.model.attachment import Pointer
 from soledad.model.blob import BlobKey, SyncStatus
 from soledad.model.ids import ATTACHMENTS, BlobId, DocId
-from soledad.model.retention import GRACE, LONGEST
+from soledad.model.retention import GRACE, LONGEST, Referring
 from soledad.testing import make_store
 from tests.client.stores import count_blobs
-from tests.client.sync.devices import INLINE, DevicesTestCase
+from tests.client.sync.devices import INLINE, DevicesTestCase, all_versions
 
 S = SyncStatus
 LARGE = b"large" * INLINE
@@ -157,6 +158,31 @@ class CollectTests(DevicesTestCase):
         self.collect()
         row = database.read_now(blobs.must_get, BlobKey(ATTACHMENTS, blob_id))
         self.assertEqual((row.status, row.condemned), (S.SYNCED, None))
+
+    def test_versions_wait(self) -> None:
+        """Between the last look at the references and the deletion no version comes from elsewhere."""
+        blob_id = self.attached()
+        self.exchange()
+        self.delete()
+        self.pass_days(TOO_FEW, "a")
+        self.clock.rightNow += LONGEST
+        looking: list[Deferred[Referring]] = []
+        referring = LocalDocuments.referring
+
+        def look(documents: LocalDocuments, blob_ids: Collection[BlobId]) -> Deferred[Referring]:
+            looking.append(Deferred())
+            return looking[-1]
+
+        self.patch(LocalDocuments, "referring", look)
+        collecting = Deferred.fromCoroutine(self.store._collector.run())
+        self.assertEqual(len(looking), 1)
+        coming = self.stores["b"]._local.documents.database.read_now(all_versions)
+        applying = Deferred.fromCoroutine(self.store._documents.apply_all(coming))
+        self.assertNoResult(applying)
+        self.patch(LocalDocuments, "referring", referring)
+        looking[0].callback(Referring(dropped=frozenset({blob_id})))
+        self.now(collecting)
+        self.now(applying)
 
     def test_not_noted(self) -> None:
         """What is kept though nothing refers to it is condemned by the next run, and goes in its time."""
