@@ -79,8 +79,10 @@ class PassTimeTests(RetentionTestCase):
         self.put()
         self.pass_days(20)
         self.put(KEY_2)
-        self.pass_days(11, 20 * LONGEST)
+        self.pass_days(30, 20 * LONGEST)
         self.assertEqual(self.due(), [ID])
+        self.pass_days(1, 50 * LONGEST)
+        self.assertEqual(self.due(), [ID, ID_2])
 
     def test_often(self) -> None:
         """How often there are runs does not matter."""

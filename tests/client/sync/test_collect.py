@@ -6,7 +6,7 @@ import gc
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 
 from soledad.client.local import blobs, documents
 from soledad.client.local.database import Cursor
@@ -277,6 +277,18 @@ class WhoseTests(DevicesTestCase):
         self.exchange()
         self.pass_days(ENOUGH)
         self.assertEqual((self.status(blob_id, "b"), self.on_server()), (None, set()))
+
+    def test_ended_before_it_was_forgotten(self) -> None:
+        """What an end in the middle left noted of a blob that is gone is forgotten by the next run."""
+        blob_id = self.shared()
+        self.delete()
+        forget = LocalDocuments.forget_dropped
+        self.patch(LocalDocuments, "forget_dropped", lambda *args: succeed(None))
+        self.pass_days(ENOUGH, "a")
+        self.assertEqual((self.status(blob_id), self.dropped()), (None, [blob_id]))
+        self.patch(LocalDocuments, "forget_dropped", forget)
+        self.collect()
+        self.assertEqual(self.dropped(), [])
 
     def test_out_of_reach(self) -> None:
         """Without the server the bytes go here; the deletion waits, over closing too."""
