@@ -73,6 +73,21 @@ class RetryTests(EngineCase):
         self.advance(10)
         self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 5})
 
+    def test_all_wait(self) -> None:
+        """A server that fails is not asked for each of many blobs, neither at once nor all the time."""
+        for number in range(40):
+            self.put(noise(MEDIUM), str(number))
+        self.server.refuse(ServerFailed(503))
+        requests = self.watch_requests()
+        self.fails(self.here.blobs.send_missing(), ServerFailed)
+        self.assertLess(len(requests), 20)
+        for _ in range(60):
+            self.advance(1)
+        self.assertLess(len(requests), 100)
+        self.server.heal()
+        self.advance(300)
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 40})
+
     def test_hours(self) -> None:
         """The pauses get longer, and never too long; after a day out of reach it takes minutes until all is there."""
         self.put(noise(1000))
@@ -201,6 +216,14 @@ class VerificationTests(EngineCase):
         self.fails(self.there.blobs.get(str(MEDIUM)), AuthenticationFailed)
         self.server.heal()
         self.assertEqual(self.read(str(MEDIUM)), noise(MEDIUM))
+
+    def test_nothing_kept(self) -> None:
+        """Of what is not right nothing is kept, not even what was right of it."""
+        self.put(noise(MEDIUM))
+        self.sync(self.here)
+        self.server.flip(MEDIUM - 1000)
+        self.fails(self.there.blobs.get("a"), AuthenticationFailed)
+        self.assertEqual(list((self.folders[1] / "alice_blobs").iterdir()), [])
 
     def test_awaited(self) -> None:
         """An attachment that is not there yet is asked for at each sync, and not in between; it never fails."""
@@ -342,6 +365,7 @@ class HandleTests(EngineCase):
         self.server.heal()
         self.now(sending)
         self.assertEqual(self.here.blobs.transfers(), [transfer])
+        self.assertEqual(self.here._reactor.getDelayedCalls(), [])
         self.advance(3600)
         self.assertIs(self.status(), S.PENDING_UPLOAD)
         self.assertNoResult(done := transfer.done)
