@@ -325,6 +325,15 @@ class AttachmentNotAvailable(StorageError):
 
 
 @frozen(str=False)
+class NotEvictable(StorageError):
+    """The bytes have to stay on this device: they are pinned, or are not known to be safe elsewhere."""
+
+    blob_id: str
+    namespace: str
+    reason: str = ""
+
+
+@frozen(str=False)
 class QuotaExceeded(StorageError):
     """The user's quota does not allow that many bytes."""
 

@@ -23,7 +23,9 @@ from soledad.client.blobs import Blobs
 from soledad.client.document import Document
 from soledad.client.documents import Documents, new_document
 from soledad.client.follow import Following
+from soledad.client.held import Held
 from soledad.client.interfaces import IJournal
+from soledad.client.keeping import Keeping
 from soledad.client.keys import Change, Keys
 from soledad.client.local.journal import LocalJournal
 from soledad.client.local.opening import Opening
@@ -33,13 +35,14 @@ from soledad.client.observers import Observer, Observers, Subscription
 from soledad.client.operations import Operations, local_operation, local_read, network_operation
 from soledad.client.queries import Queries
 from soledad.client.remote.connect import Server, check_server, connect
+from soledad.client.sync.collect import Collector, Rounds
 from soledad.client.sync.documents import Parts
 from soledad.client.sync.keyring import KeyringWatch
 from soledad.client.sync.remote import Here, Remote
 from soledad.client.sync.syncing import ProgressCallback, Syncing
 from soledad.crypto.checkpoint import checkpoint_code
 from soledad.crypto.slots import Credential, Passphrase, RecoveryCode
-from soledad.deferreds import ThreadWorker, deferred, outlasting, unawaited
+from soledad.deferreds import Serial, ThreadWorker, deferred, outlasting, unawaited
 from soledad.errors import KeyringError, NoServer, StoreClosed
 from soledad.model.content import Content
 from soledad.model.document import Changes
@@ -79,8 +82,15 @@ class Soledad:
     _journal: IJournal = field(repr=False)
     _syncing: Syncing | None = field(repr=False)
     _keys: Keys = field(repr=False)
+    _keeping: Keeping = field(repr=False)
+    _collector: Collector = field(repr=False)
+    _rounds: Rounds = field(init=False, repr=False)
     _trigger: Any = field(default=None, init=False, repr=False)
     _closed: Deferred[None] | None = field(default=None, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Say what is done by itself while the store is open."""
+        self._rounds = Rounds(self._reactor, self.operations, self._look_after)
 
     # --- opening and closing --------------------------------------------------------------------------
 
@@ -182,8 +192,11 @@ class Soledad:
         self._documents.observers.close()
         if self._trigger is not None:
             self._reactor.removeSystemEventTrigger(self._trigger)
+        self._rounds.stop()
+        self._keeping.stop()
         self.blobs.stop()
         await self.operations.close()
+        await self._keeping.flush()
         try:
             if self._server is not None:
                 await self._server.close()
@@ -472,6 +485,35 @@ class Soledad:
         :raise InvalidLimit: limit or offset is not a whole number from 0 on.
         """
         return await self._queries.search(name, query, limit, offset)
+
+    # --- what is kept on this device ------------------------------------------------------------------
+
+    @property
+    def storage_budget(self) -> int | None:
+        """How many bytes of attachments are to be on this device at most, sealed; `None`: any number."""
+        return self._keeping.budget
+
+    @local_operation
+    async def set_storage_budget(self, limit: int | None) -> None:
+        """
+        Let only so many bytes of attachments be on this device; the store remembers it.
+
+        When there are more, those that were read least recently are dropped, one after the other, in the background:
+        only what the server has just confirmed to have, and never what is pinned or waits to be sent.  So there may
+        be more for a while, or as long as the server is out of reach.  Dropped bytes are fetched when they are read.
+
+        :param limit: bytes, as they are stored: a little more than the attachments have; `None`: any number.
+        :return: fires when it is durable, and not when there is room.
+        :raise InvalidLimit: it is no whole number from 0 on.
+        """
+        await self._keeping.set_budget(limit)
+
+    async def _look_after(self) -> None:
+        """Do what is due while the store is open."""
+        await self._keeping.flush()
+        if await self._collector.run():
+            self.blobs.go_on()
+        self._keeping.soon()
 
     # --- syncing --------------------------------------------------------------------------------------
 
@@ -763,6 +805,8 @@ async def open_store(
     remote = None if server is None else server.keys
     local = await Opening(reactor, workers, folder, user, credential, remote, recovers).open()
     soledad = assemble(reactor, workers, user, local, server)
+    soledad._keeping.start()
+    soledad._rounds.start()
     if server is not None:
         soledad._meet(credential)
     return soledad
@@ -770,8 +814,7 @@ async def open_store(
 
 def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, server: Server | None) -> Soledad:
     """Put the parts of a store together."""
-    operations = Operations()
-    budget = Budget()
+    operations, held, applying, budget = Operations(), Held(), Serial(), Budget()
     remote = None if server is None else server.blobs
     keys = Keys(local, None if server is None else server.keys, workers.files)
     if server is not None:
@@ -781,12 +824,14 @@ def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, se
     there = None if server is None else Remote.over(here, server)
     engine = None if there is None else there.engine
     blobs = Blobs(local.blobs, remote, local, workers.files, workers.streams, budget, engine)
-    attachments = Attachments(operations, blobs, workers.files, local.documents, remote is not None)
-    documents = Documents(local.documents, local.blobs, attachments, Observers(workers.files.report))
+    keeping = Keeping(local.blobs, local.blobs, remote, workers.files, reactor, operations, local.budget)
+    attachments = Attachments(operations, blobs, workers.files, local.documents, held, keeping, remote is not None)
+    observers = Observers(workers.files.report)
+    documents = Documents(local.documents, local.blobs, attachments, observers, held, applying)
     queries = Queries(local.queries, documents.load)
-    store = BlobStore(operations, blobs, local.blobs, queue, workers.files, there)
-    if engine is not None:
-        engine.go_on()
+    store = BlobStore(operations, blobs, local.blobs, queue, workers.files, there, keeping)
+    collector = Collector(local.blobs, local.blobs, local.documents, held, applying, reactor, remote is not None)
+    store.go_on()
     journal = LocalJournal(local.documents)
     syncing = None
     if server is not None:
@@ -794,7 +839,22 @@ def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, se
             journal, server.documents, documents, local, workers.files, reactor, reactor.seconds, user, server.url
         )
         syncing = Syncing(parts, KeyringWatch(keys, parts))
-    return Soledad(user, operations, reactor, workers, local, documents, queries, server, store, journal, syncing, keys)
+    return Soledad(
+        user,
+        operations,
+        reactor,
+        workers,
+        local,
+        documents,
+        queries,
+        server,
+        store,
+        journal,
+        syncing,
+        keys,
+        keeping,
+        collector,
+    )
 
 
 def _pass_to(result: Any, waiter: Deferred[Any]) -> Any:

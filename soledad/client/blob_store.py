@@ -13,6 +13,7 @@ from twisted.web.iweb import IBodyProducer
 from soledad.client.blob import Blob
 from soledad.client.blobs import Blobs, Source
 from soledad.client.interfaces import IBlobQueue, ILocalBlobs, Listed, Scope
+from soledad.client.keeping import Keeping
 from soledad.client.operations import Operations, local_operation, network_operation
 from soledad.client.reading import SealedFile
 from soledad.client.sync.blobs import ALL, FETCHING, SENDING
@@ -66,6 +67,7 @@ class BlobStore:
     _queue: IBlobQueue
     _worker: Worker
     _remote: Remote | None
+    _keeping: Keeping
 
     # --- on this device -------------------------------------------------------------------------------
 
@@ -194,6 +196,34 @@ class BlobStore:
             await self._remote.engine.release(key)
         await self._local.change(key, SyncEvent.KEPT_LOCAL if local_only else SyncEvent.RETRIED)
 
+    # --- room -----------------------------------------------------------------------------------------
+
+    @local_operation
+    async def pin(self, blob_id: str, namespace: str = DEFAULT) -> SyncStatus:
+        """
+        Keep the bytes of a blob on this device; if they are not here, they are wanted.  Attachments' too.
+
+        :return: fires with the status after it.
+        :raise BlobNotFound: this device knows no such blob.
+        """
+        return await self._keeping.pin(_key(blob_id, namespace))
+
+    @local_operation
+    async def unpin(self, blob_id: str, namespace: str = DEFAULT) -> SyncStatus:
+        """Let the bytes of a blob go again; answer and errors as `pin`."""
+        return await self._keeping.unpin(_key(blob_id, namespace))
+
+    @network_operation
+    async def evict(self, blob_id: str, namespace: str = DEFAULT) -> SyncStatus:
+        """
+        Drop the bytes of a blob on this device, when the server has confirmed that it has the same ones.
+
+        :return: fires with the status after it.
+        :raise NotEvictable: it is pinned, in use, or not known to be on the server; nothing was dropped.
+        :raise BlobNotFound: this device knows no such blob.
+        """
+        return await self._keeping.evict(_key(blob_id, namespace))
+
     # --- on the server --------------------------------------------------------------------------------
 
     @network_operation
@@ -314,6 +344,11 @@ class BlobStore:
         """
         carrying = self._server().engine.carrying
         carrying.sending.rate.limit, carrying.fetching.rate.limit = up, down
+
+    def go_on(self) -> None:
+        """Go on by itself with what waits to be sent, fetched or deleted."""
+        if self._remote is not None:
+            self._remote.engine.go_on()
 
     def stop(self) -> None:
         """Begin no transfers by themselves any more: the store is closed."""

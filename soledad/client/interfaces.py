@@ -33,6 +33,7 @@ from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace, RecordName
 from soledad.model.index import Bound, Key, Slice
+from soledad.model.retention import Condemned, Plan, Referring
 from soledad.model.syncing import Known, Look, Outgoing, Pending, Pulled, Sent, Standing
 from soledad.model.tampering import Incident, Problem, TamperPolicy
 from soledad.model.transfer import Direction, Queued
@@ -531,6 +532,82 @@ class IBlobQueue(Interface):
 
     def set_priority(key: BlobKey, priority: Priority) -> Deferred[None]:
         """Let a blob go sooner or later. :raise BlobNotFound: this device knows no such blob."""
+
+
+class IRetention(Interface):
+    """
+    What stays on this device and what goes, among its blobs; changes as `ILocalBlobs`.
+
+    Bytes that go, go after that is durable; who has them open reads on.
+    """
+
+    def pass_time(now: float) -> Deferred[None]:
+        """Count, for all that is condemned, the time since this was called last; ``now``: what the clock shows."""
+
+    def due(after_id: int, limit: int) -> Deferred[list[Condemned]]:
+        """Return attachments whose grace period is over, by their row's number, from behind ``after_id`` on."""
+
+    def carry_out(plan: Plan) -> Deferred[None]:
+        """Do what was decided about condemned blobs, unless they were revived since."""
+
+    def kept(after_id: BlobId, limit: int) -> Deferred[list[BlobId]]:
+        """Return attachments that are not condemned, ascending, from behind ``after_id`` on."""
+
+    def gone(blob_ids: Collection[BlobId]) -> Deferred[list[BlobId]]:
+        """Return those attachments of which nothing is here any more."""
+
+    def give_back() -> Deferred[bool]:
+        """When nothing is being written, give some room back to the file system; fire with whether there is more."""
+
+    def pin(key: BlobKey, pinned: bool) -> Deferred[SyncStatus]:
+        """
+        Let a blob's bytes stay here, or not any longer; fire with its status after it.
+
+        :raise BlobNotFound: this device knows no such blob.
+        """
+
+    def evictable(key: BlobKey) -> Deferred[KnownBlob]:
+        """
+        Return what is known of a blob, unless its bytes have to stay.
+
+        :raise BlobNotFound: this device knows no such blob.
+        :raise NotEvictable: it is pinned, or is on this device only.
+        """
+
+    def evict(key: BlobKey) -> Deferred[SyncStatus]:
+        """Drop the bytes of a blob that the server has; fire with its status after it.  Errors as `evictable`."""
+
+    def used(key: BlobKey) -> None:
+        """Remember that a blob was read just now; see `note_uses`."""
+
+    def note_uses() -> Deferred[None]:
+        """Make durable which blobs were used since this was called last."""
+
+    def excess(budget: int, limit: int) -> Deferred[tuple[int, list[KnownBlob]]]:
+        """
+        Return by how many bytes the attachments that are here exceed a budget.
+
+        :return: fires with this number, and at most ``limit`` of those that may go, the least recently used first.
+        """
+
+    def set_budget(limit: int | None) -> Deferred[None]:
+        """Note how many bytes of attachments are to be here at most."""
+
+    def on_bytes(callback: Callable[[], object]) -> None:
+        """Call ``callback()`` each time bytes of a blob have come to be here."""
+
+
+class IReferences(Interface):
+    """What the documents of this device refer to; answers come after those of all writes that were asked for before."""
+
+    def referring(blob_ids: Collection[BlobId]) -> Deferred[Referring]:
+        """Return what the documents say of some blobs."""
+
+    def all_dropped(after: BlobId, limit: int) -> Deferred[list[BlobId]]:
+        """Return blobs that a version written here refers to no more, ascending, from behind ``after`` on."""
+
+    def forget_dropped(blob_ids: Collection[BlobId]) -> Deferred[None]:
+        """Answer no longer for blobs that are gone."""
 
 
 class IRemoteBlobs(Interface):

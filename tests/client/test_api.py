@@ -57,6 +57,7 @@ OF_THE_STORE: dict[str, Callable[[Document], tuple[Any, ...]]] = {
     "resolve_doc": lambda doc: (doc, [doc.rev]),
     "rotate_root": lambda doc: (),
     "search": lambda doc: ("text", "word"),
+    "set_storage_budget": lambda doc: (1000,),
     "set_tamper_policy": lambda doc: (TamperPolicy.WARN,),
     "stop_sync": lambda doc: (),
     "sync": lambda doc: (),
@@ -67,12 +68,15 @@ OF_THE_STORE: dict[str, Callable[[Document], tuple[Any, ...]]] = {
 OF_DOCUMENTS: dict[str, Callable[[Document], tuple[Any, ...]]] = {
     "delete_attachment": lambda doc: (),
     "download_attachment": lambda doc: (),
+    "evict_attachment": lambda doc: (),
     "get_attachment": lambda doc: (),
     "get_attachment_state": lambda doc: (),
     "is_stale": lambda doc: (),
     "link_attachment": lambda doc: (doc,),
+    "pin_attachment": lambda doc: (),
     "put_attachment": lambda doc: (b"data",),
     "read_attachment": lambda doc: (),
+    "unpin_attachment": lambda doc: (),
     "upload_attachment": lambda doc: (),
     "write_attachment_to": lambda doc: (MemoryConsumer(),),
 }

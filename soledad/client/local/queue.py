@@ -56,8 +56,9 @@ def ask(cursor: Cursor, scope: Scope, now: float) -> int:
         wanted = after(SyncStatus.REMOTE, SyncEvent.WANTED).value
         cursor.execute(f"UPDATE blob SET status = ? WHERE {where} AND evicted = 0", (wanted, *values))
     where, values = _of_scope(_statuses(scope), scope.namespace)
-    # What is condemned is not worth the way.
-    cursor.execute(f"UPDATE blob SET retry_at = ? WHERE {where} AND condemned IS NULL", (now, *values))
+    # What is condemned is not worth the way, unless it is to be deleted.
+    where, values = f"{where} AND (condemned IS NULL OR status = ?)", [*values, SyncStatus.PENDING_DELETE.value]
+    cursor.execute(f"UPDATE blob SET retry_at = ? WHERE {where}", (now, *values))
     (size,) = cursor.execute(f"SELECT coalesce(sum(size), 0) FROM blob WHERE {where}", values).fetchone()
     return int(size)
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from attrs import define, frozen
 
-from soledad.client.local import blobs, documents, indexes, references
-from soledad.client.local.blobs import LocalBlobs
+from soledad.client.local import blobs, documents, indexes, references, retention
 from soledad.client.local.database import Database
 from soledad.client.local.documents import LocalDocuments
 from soledad.client.local.files import BlobFiles
 from soledad.client.local.keyring import StoreLock, database_paths, lock_path, open_keyring, save_keyring
 from soledad.client.local.queries import LocalQueries
+from soledad.client.local.retention import KeptBlobs
 from soledad.client.local.schema import BLOBS, BLOBS_PAGE, DOCUMENTS, DOCUMENTS_PAGE
 from soledad.crypto.container import KeyMaterial, Keys
 from soledad.crypto.kdf import Database as KeyOf
@@ -79,7 +79,9 @@ class LocalStore:
     keyring: OpenKeyring
     documents: LocalDocuments
     queries: LocalQueries
-    blobs: LocalBlobs
+    blobs: KeptBlobs
+    #: Bytes of attachments that are to be here at most.
+    budget: int | None
 
     @classmethod
     def open(cls, folder: Path, user: UserId, credential: Credential, workers: Workers) -> LocalStore:
@@ -120,7 +122,8 @@ class LocalStore:
                 keyring,
                 LocalDocuments(documents_database, replica),
                 LocalQueries(documents_database),
-                LocalBlobs(blobs_database, files, workers.files),
+                KeptBlobs(blobs_database, files, workers.files),
+                blobs_database.read_now(retention.budget),
             )
             store.reconcile()
             undo.pop_all()
@@ -140,7 +143,7 @@ class LocalStore:
         wanted, unreferred = self.blobs.database.read_now(blobs.compare, referenced)
         if wanted or unreferred:
             pointers = self.documents.database.read_now(documents.pointers_to, wanted)
-            self.blobs.database.write_now(blobs.refer_and_condemn, pointers, unreferred)
+            self.blobs.database.write_now(retention.refer_and_condemn, pointers, unreferred)
 
     @property
     def current(self) -> KeyMaterial:

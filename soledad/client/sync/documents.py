@@ -246,13 +246,12 @@ class Exchange:
         if plan.arrivals or now != self._standing:
             # It has more than the head that was accepted last.
             now = evolve(now, head=None)
-            applied = await self._parts.journal.take(plan.arrivals, now)
+            await self._parts.documents.apply_by(lambda: self._parts.journal.take(plan.arrivals, now))
             self._standing = now
             for one in plan.arrivals:
                 self._problems.pop(one.name, None)
                 if one.problem is not None:
                     self._problems[one.name] = one.problem
-            await self._parts.documents.applied(applied)
         self._progress.add(sum(len(record.data) for record in records))
         self._go_on()
 
