@@ -19,6 +19,7 @@ from soledad.errors import (
     TransferError,
     Unauthorized,
 )
+from soledad.model.attachment import Pointer
 from soledad.model.blob import BlobKey, Priority, SyncStatus
 from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId
 from soledad.model.transfer import Queued
@@ -218,6 +219,20 @@ class VerificationTests(EngineCase):
         self.fails(self.there.blobs.get(str(MEDIUM)), AuthenticationFailed)
         self.server.heal()
         self.assertEqual(self.read(str(MEDIUM)), noise(MEDIUM))
+
+    def test_other_chunks(self) -> None:
+        """Containers with chunks of another size are longer than was thought, and arrive all the same."""
+        doc = self.now(self.here.create_doc({}))
+        for number in range(3):
+            blob_id = BlobId(f"chunks{number}")
+            context = Context(Purpose.BLOB, ATTACHMENTS, blob_id)
+            sealed = seal(self.here._local.current, context, bytes(24), noise(20_000, number), 12)
+            self.now(self.server.connect("alice").blobs.write_blob(blob_id, BytesProducer(sealed), ATTACHMENTS))
+            doc.attach(str(number), Pointer(blob_id, 20_000, None, sealed[40:72]))
+        self.now(self.here.put_doc(doc))
+        self.sync(self.here)
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 3})
+        self.assertEqual(self.now(doc.read_attachment("2")), noise(20_000, 2))
 
     def test_unknown_key(self) -> None:
         """What is sealed under a key that is not there waits for the key, and never fails."""
