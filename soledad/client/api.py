@@ -838,7 +838,7 @@ def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, se
         parts = Parts(
             journal, server.documents, documents, local, workers.files, reactor, reactor.seconds, user, server.url
         )
-        syncing = Syncing(parts, KeyringWatch(keys, parts))
+        syncing = Syncing(parts, KeyringWatch(keys, parts), store.follow_documents)
     return Soledad(
         user,
         operations,

@@ -19,7 +19,7 @@ from soledad.client.reading import SealedFile
 from soledad.client.sync.blobs import ALL, FETCHING, SENDING
 from soledad.client.sync.remote import Remote
 from soledad.client.transfers import Transfer
-from soledad.deferreds import Worker
+from soledad.deferreds import Worker, completed
 from soledad.errors import BlobNotFound, InvalidIdentifier, NoServer
 from soledad.model.blob import BlobInfo, BlobKey, Flag, Priority, SyncEvent, SyncStatus
 from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId, Namespace, blob_id, namespace, random_blob_id
@@ -318,6 +318,19 @@ class BlobStore:
         """Do as `sync`, as a part of another operation."""
         await self._server().changes.refresh(only)
         await self._run(Scope(ALL.directions, only), progress)
+
+    async def follow_documents(self, changes: str, progress: ProgressCallback) -> bool:
+        """
+        Do as `sync`, as the part of a store's sync that comes after the documents.
+
+        :param changes: what the server told of its blobs: if that is known, and nothing waits, nothing is asked.
+        :return: whether anything was asked.
+        """
+        if changes and await self._queue.is_settled(changes):
+            return False
+        await self.sync_blobs(None, progress)
+        await completed(self._queue.note_settled(changes))
+        return True
 
     def send(self, blob_id: str, namespace: str = DEFAULT, *, progress: ProgressCallback | None = None) -> Transfer:
         """Send one blob now; the handle tells what becomes of it."""

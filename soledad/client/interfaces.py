@@ -516,6 +516,12 @@ class IBlobQueue(Interface):
     def note_head(namespace: Namespace, head: str) -> Deferred[None]:
         """Keep what to go on from."""
 
+    def is_settled(changes: str) -> Deferred[bool]:
+        """Tell whether all that the server had at that change of its blobs was looked at, and nothing waits since."""
+
+    def note_settled(changes: str) -> Deferred[None]:
+        """Keep that all that the server had at a change of its blobs was looked at."""
+
     def replace(key: BlobKey, commitment: bytes, size: int, etag: str | None) -> Deferred[None]:
         """
         Let a blob be another one, which is on the server under its id, and drop what is here.

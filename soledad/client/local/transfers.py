@@ -148,6 +148,14 @@ class BlobQueue:
         """See `IBlobQueue`."""
         return self._blobs.database.write(listings.note_head, namespace, head)
 
+    def is_settled(self, changes: str) -> Deferred[bool]:
+        """See `IBlobQueue`."""
+        return self._blobs.database.read(listings.is_settled, changes)
+
+    def note_settled(self, changes: str) -> Deferred[None]:
+        """See `IBlobQueue`."""
+        return self._blobs.database.write(listings.note_settled, changes)
+
     @deferred
     async def replace(self, key: BlobKey, commitment: bytes, size: int, etag: str | None) -> None:
         """See `IBlobQueue`."""

@@ -6,7 +6,7 @@ Documents first, then blobs.  How either is done is elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeAlias
 
@@ -28,8 +28,9 @@ from soledad.wire.events import Heads
 _log = Logger()
 
 ProgressCallback: TypeAlias = Callable[[int, int], object]
-#: Brings the blobs in step; is given the change number of the server's blobs, as it was told last.
-BlobPhase: TypeAlias = Callable[[str, Progress], Deferred[None]]
+#: Brings the blobs in step; is given the change number of the server's blobs, as it was told last, and tells whether
+#: there was anything to look at.
+BlobPhase: TypeAlias = Callable[[str, ProgressCallback], Awaitable[bool]]
 
 
 @define(eq=False)
@@ -46,7 +47,7 @@ class Syncing:
 
     parts: Parts
     _keyring: KeyringWatch
-    _blobs: BlobPhase | None = None
+    _blobs: BlobPhase
     _waiters: list[_Waiter] = field(factory=list, init=False)
     _exchange: Exchange | None = field(default=None, init=False)
     _work: Deferred[int] | None = field(default=None, init=False)
@@ -130,9 +131,9 @@ class Syncing:
             self._exchange = exchange = Exchange(self.parts, progress)
             generation = await self._run_renewed(exchange)
         await self._keyring.end(exchange.keyring_mark)
-        if self._blobs is not None:
-            await self._blobs(exchange.blobs, progress)
-        progress.finished()
+        done = progress.done
+        if not await self._blobs(exchange.blobs, lambda more, of: self._tell(done + more, done + of)):
+            progress.finished()
         self.heads = Heads(exchange.head, exchange.blobs, self.parts.keys.keyring.shared.digest.hex())
         return generation
 

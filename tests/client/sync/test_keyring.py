@@ -208,10 +208,11 @@ class FollowTests(KeyringCase):
 
     def test_ends(self) -> None:
         """Stopped or closed, nothing of it is left."""
+        before = self.one._reactor.getDelayedCalls()
         following = self.follow(self.one)
         self.stopped(following.stop())
         self.stopped(following.stop())
-        self.assertEqual(self.one._reactor.getDelayedCalls(), [])
+        self.assertEqual(self.one._reactor.getDelayedCalls(), before)
         self.follow(self.one)
         self.stopped(self.one.close())
         self.assertEqual(self.one._reactor.getDelayedCalls(), [])
