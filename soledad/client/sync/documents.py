@@ -244,8 +244,6 @@ class Exchange:
             plan = await self._plan(records)
         now = evolve(self._standing, cursor=cursor, digest=plan.digest)
         if plan.arrivals or now != self._standing:
-            # It has more than the head that was accepted last.
-            now = evolve(now, head=None)
             applied = await self._parts.journal.take(plan.arrivals, now)
             self._standing = now
             for one in plan.arrivals:
