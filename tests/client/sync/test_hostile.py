@@ -252,6 +252,15 @@ class StateTests(HostileTestCase):
         self.sync(self.two)
         self.assertEqual((self.kinds(self.two), asked), (set(), [False]))
 
+    def test_keyring_older_here(self) -> None:
+        """A device whose own keyring is older does not state that there is no newer one."""
+        self.now(self.one.change_passphrase("new"))
+        self.put(self.one, "d", {})
+        self.sync(self.one, self.two)
+        self.put(self.two, "e", {})
+        self.sync(self.two, self.one)
+        self.assertEqual(self.kinds(self.one) | self.kinds(self.two), set())
+
     def settle(self, store: Soledad, is_well: bool) -> list[bool]:
         """Let a device find the server's keyring to be well, or not."""
         asked: list[bool] = []

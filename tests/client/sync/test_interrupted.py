@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 
 from soledad import Document, Reason, Soledad
+from soledad.client.local import database
 from soledad.deferreds import unawaited
 from soledad.errors import ConnectionFailed, PreconditionFailed, QuotaExceeded, StoreClosed
 from soledad.testing import MemoryServer
@@ -289,6 +290,55 @@ class CancelledTests(DevicesTestCase):
         if len(between.calls) > at:
             outcome[0].trap(CancelledError)
         self.assertLessEqual(len(between.calls), at + 1)
+
+
+class KilledTests(DevicesTestCase):
+    """A process that is gone after any of its commits."""
+
+    def setUp(self) -> None:
+        """See each commit."""
+        self.commits: list[Any] = []
+        self.at = -1
+        self.left: Path | None = None
+        original = database.commit_group
+
+        def commit_group(*args: Any) -> Any:
+            outcomes = original(*args)
+            if self.at >= 0:
+                self.commits.append(outcomes)
+                if len(self.commits) == self.at + 1:
+                    self.left = self.copy(self.one)
+            return outcomes
+
+        self.patch(database, "commit_group", commit_group)
+        super().setUp()
+
+    def die(self, name: str, number: int) -> None:
+        """Send nothing any more."""
+        if self.left is not None:
+            raise ConnectionFailed()
+
+    def test_every_commit(self) -> None:
+        """Wherever it ends, the next sync brings what is left, and nothing is amiss."""
+        two = self.another()
+        for at in range(8):
+            self.put(self.one, "a", {"n": at})
+            self.put(two, "b", {"n": at})
+            self.sync(two)
+            put_between(self.one, before=self.die)
+            self.left, self.at = None, at
+            self.commits.clear()
+            outcome: list[Any] = []
+            unawaited(self.one.sync().addBoth(outcome.append))
+            self.at = -1
+            self.now(self.one.close())
+            self.one = self.open(self.left or self.folders[self.one])
+            self.sync(self.one, two)
+            self.assertEqual(self.content(self.one, "b"), {"n": at})
+            self.assertEqual(self.content(two, "a"), {"n": at})
+        # The last round found fewer commits: it was through all of them.
+        self.assertIsNone(self.left)
+        self.assertEqual(self.now(self.one.incidents()) + self.now(two.incidents()), [])
 
 
 class ProblemTests(DevicesTestCase):
