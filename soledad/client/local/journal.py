@@ -508,6 +508,10 @@ class LocalJournal:
         """See `IJournal`."""
         return self._write(settle, now)
 
+    def forget(self) -> Deferred[None]:
+        """See `IJournal`."""
+        return self._write(forget)
+
     def accept(
         self, now: Standing, found: str | None, arrived: bool, is_over: bool, others: Sequence[Incident]
     ) -> Deferred[list[Incident]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from types import SimpleNamespace
+from typing import Any
 
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.client.local import documents, journal
 from soledad.client.local.database import Cursor
+from soledad.deferreds import unawaited
 from soledad.model.conflict import Versions
 from soledad.model.document import Stored
 from soledad.model.ids import DocId, RecordName
@@ -242,3 +245,13 @@ class CopyTests(JournalTestCase):
         after = journal.reissued(versions, ME, NEW, [f"{ME}:1"], 1)
         self.assertEqual({one.rev for one in after}, {f"{ME}:1|{NEW}:1", f"{ME}:1|{NEW}-1:1", f"{OTHER}:1"})
         self.assertEqual(journal.reissued(versions, ME, NEW, [], 2), versions)
+
+    def test_waiting(self) -> None:
+        """A change that waits for its turn while the name changes is counted under the new one."""
+        jobs: list[Any] = []
+        database: Any = SimpleNamespace(write=jobs.append)
+        local = documents.LocalDocuments(database, ME)
+        unawaited(local.put_all([Stored(DocId("a"), "", "{}")], None))
+        local.replica = NEW
+        (written,) = jobs[0](self.cursor)
+        self.assertEqual(written.rev, f"{NEW}:1")
