@@ -219,6 +219,13 @@ class IJournal(Interface):
     def settle(now: Standing) -> Deferred[None]:
         """Note that the push arrived; documents that were changed since they were read for it wait for the next one."""
 
+    def replace(names: Collection[RecordName]) -> Deferred[list[RecordName]]:
+        """
+        Let what is here of documents be sent in the place of records that are set aside.
+
+        :return: those of which there is something here; they are set aside no more.
+        """
+
     def forget() -> Deferred[None]:
         """Keep no push any more: it was refused."""
 
