@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+from random import Random
 from typing import Any
 
 from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.logger import formatEvent, globalLogPublisher
 
-from soledad import IncidentKind, Soledad, TamperPolicy
+from soledad import IncidentKind, Soledad, TamperPolicy, testing
 from soledad.client.sync import documents as exchange
-from soledad.errors import StaleToken, TamperingDetected, UnexpectedAnswer, UnknownKey
+from soledad.deferreds import unawaited
+from soledad.errors import SoledadError, StaleToken, TamperingDetected, UnexpectedAnswer, UnknownKey
 from soledad.model.ids import RecordName
 from soledad.wire.changes import NamedHash, NamesPage, SealedRecord, SyncPage
 from tests.client.sync.devices import put_between
 from tests.client.sync.test_hostile import HostileTestCase
+from tests.limits import examples
 
 
 class ClockTests(HostileTestCase):
@@ -189,8 +197,131 @@ class EndlessTests(HostileTestCase):
         """A server that says it stored a push, and did not, is found out by the next sync."""
         before = self.evil.snapshot()
         self.put(self.one, "a", {"n": 2})
-        put_between(self.one, after=lambda name, number, answer: (self.evil.put_back(before), answer)[1])
+
+        def undo(name: str, number: int, answer: Any) -> Any:
+            self.evil.put_back(before)
+            return answer
+
+        put_between(self.one, after=undo)
         self.sync(self.one)
         self.sync(self.one)
         self.assertIn(IncidentKind.COMMITS_MISSING, self.kinds(self.one))
         self.assertEqual(self.content(self.one, "a"), {"n": 2})
+
+
+class ByteTests(HostileTestCase):
+    """A server, or a network, that alters bytes of anything that is sent, in either direction."""
+
+    def setUp(self) -> None:
+        """Have a device that is behind, with something of its own."""
+        super().setUp()
+        self.put(self.two, "mine", {"n": 1})
+        for doc_id in "cd":
+            self.put(self.one, doc_id, {"n": 2})
+        self.now(self.one.rotate_root())
+        self.put(self.one, "b", None)
+        self.sync(self.one)
+        self.behind = self.folders[self.two]
+        self.now(self.two.close())
+        self.chance = Random(0)
+        self.rate = 0.0
+        write = testing._End.write
+
+        def altering(end: Any, data: bytes) -> None:
+            if self.chance.random() < self.rate:
+                data = self.altered(data)
+            write(end, data)
+
+        self.patch(testing._End, "write", altering)
+
+    def altered(self, data: bytes) -> bytes:
+        """Return bytes of which one is another, or some are missing, or come twice."""
+        start = self.chance.randrange(len(data) + 1)
+        stop = min(len(data), start + self.chance.choice((1, 1, 8, 300)))
+        other = self.chance.choice((self.chance.randbytes(stop - start), b"", data[start:stop] * 2))
+        return data[:start] + other + data[stop:]
+
+    @settings(max_examples=examples(40))
+    @given(st.integers(0, 2**32))
+    def test_any_byte(self, seed: int) -> None:
+        """Whatever comes: right data, or an error of ours; afterwards all is well."""
+        truth: dict[str, Any] = {"a": {"n": 1}, "b": None, "c": {"n": 2}, "d": {"n": 2}, "mine": {"n": 1}}
+        store = self.open(self.copy_of(self.behind))
+        self.chance.seed(seed)
+        before = {doc_id: self.content(store, doc_id) for doc_id in truth}
+        self.rate = self.chance.choice((0.05, 0.3))
+        for _ in range(2):
+            self.attempt(store)
+            for doc_id, content in truth.items():
+                self.assertIn(self.content(store, doc_id), (before[doc_id], content))
+        self.rate = 0.0
+        # Connections that are of no use any more end with this one.
+        self.attempt(store)
+        self.sync(store, self.one, store)
+        if self.now(store.incidents()):
+            self.now(store.accept_server_restore())
+            self.sync(self.one, store)
+        for device in (store, self.one):
+            self.assertEqual({doc_id: self.content(device, doc_id) for doc_id in truth}, truth)
+        self.assertEqual(self.now(store.sync_problems()), [])
+        self.now(store.close())
+
+    def copy_of(self, folder: Path) -> Path:
+        """Copy a folder."""
+        target = Path(self.mktemp())
+        shutil.copytree(folder, target)
+        return target
+
+    def attempt(self, store: Soledad) -> None:
+        """Sync, which succeeds, or fails with an error of ours, soon."""
+        outcome: list[Any] = []
+        unawaited(store.sync().addBoth(outcome.append))
+        for _ in range(100):
+            if outcome:
+                break
+            store._reactor.advance(10)
+            self.server.clock.advance(10)
+            self.server.flush()
+        self.assertTrue(outcome)
+        if not isinstance(outcome[0], int):
+            outcome[0].trap(SoledadError)
+
+
+class SecretTests(HostileTestCase):
+    """What is told of all that."""
+
+    def test_nothing_secret(self) -> None:
+        """No log, error, or text of a value has a key, or anything of what is in documents."""
+        told: list[str] = []
+
+        def observe(event: Any) -> None:
+            told.append(
+                formatEvent(event) + repr({name: value for name, value in event.items() if name != "log_logger"})
+            )
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        canary = "no one should see this"
+        self.put(self.one, "d", {"text": canary})
+        self.sync(self.one)
+        for cheat in (self.evil.put_back, lambda old: self.evil.checkpoint(bytes(100))):
+            for policy in TamperPolicy:
+                self.now(self.two.set_tamper_policy(policy))
+                cheat(self.old)
+                outcome: list[Any] = []
+                unawaited(self.two.sync().addBoth(outcome.append))
+                told.append(str(outcome) + repr(outcome[0]))
+                if not isinstance(outcome[0], int):
+                    told.append(outcome[0].getTraceback(detail="verbose"))
+        for store in (self.one, self.two):
+            told += [repr(self.now(store.incidents())), repr(self.now(store.sync_problems())), repr(store)]
+            told += [repr(self.now(store._journal.look())), repr(self.now(store.devices()))]
+            assert store._syncing is not None
+            told += [repr(store._syncing.parts), repr(store._local.keyring)]
+        text = "\n".join(told)
+        keyring = self.one._local.keyring
+        keys = [keyring.device_key, keyring.key.secret, keyring.current.secret, keyring.keyring.names_key]
+        secrets = [canary, *(key.hex() for key in keys), *(repr(key)[2:-1] for key in keys)]
+        self.assertIn("STATE_BACK", text)
+        for secret in secrets:
+            self.assertNotIn(secret, text)
