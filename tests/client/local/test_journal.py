@@ -96,6 +96,19 @@ class RecordTests(JournalTestCase):
         self.assertEqual(len(journal.outgoing(self.cursor, 3, 1 << 20)), 3)
         self.assertEqual(len(journal.outgoing(self.cursor, 5, 150)), 2)
 
+    def test_plan(self) -> None:
+        """With many documents and nothing to send, none is looked at."""
+        seen: list[str] = []
+        cursor: Any = SimpleNamespace(execute=lambda query, *values: self.explained(seen, query, *values))
+        journal.outgoing(cursor, 100, 1 << 20)
+        self.assertIn("SCAN sync_outgoing", seen)
+        self.assertEqual([line for line in seen if line.startswith("SCAN document")], [])
+
+    def explained(self, seen: list[str], query: str, *values: Any) -> Any:
+        """Execute a query, and note how it is carried out."""
+        seen += [row[3] for row in self.cursor.execute(f"EXPLAIN QUERY PLAN {query}", *values).fetchall()]
+        return self.cursor.execute(query, *values)
+
     def test_came(self) -> None:
         """What came does not go back, unless more is here."""
         self.take(self.arrival("a", f"{OTHER}:1"))
