@@ -189,7 +189,7 @@ class IJournal(Interface):
         """Begin with a server (its URL) and an account; with others than before, nothing is known of the server."""
 
     def history(server: str) -> Deferred[str | None]:
-        """Return the history that the server had when it was met first."""
+        """Return the history that the server had when a head of it was accepted last."""
 
     def known(names: Sequence[RecordName]) -> Deferred[Known]:
         """Return what is known of records."""

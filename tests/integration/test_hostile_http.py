@@ -248,7 +248,7 @@ class HeadTests(HostileCase):
 
     async def test_no_text(self) -> None:
         """A header of bytes that are no text is as wrong as another text."""
-        said = b"HTTP/1.1 200 OK\r\nETag: \"\xe1\xff\"\r\nContent-Length: 5\r\n\r\nhello"
+        said = b'HTTP/1.1 200 OK\r\nETag: "\xe1\xff"\r\nContent-Length: 5\r\n\r\nhello'
         await self.expect(get(await self.serve(said)), UnexpectedAnswer)
 
     async def test_encoded(self) -> None:

@@ -192,7 +192,9 @@ def missing(cursor: Cursor, names: Collection[RecordName], now: Standing) -> Non
     for name in names:
         key = bytes.fromhex(name)
         (doc_id,) = cursor.execute("SELECT doc_id FROM sync_record WHERE name = ?", (key,)).fetchone()
-        cursor.execute("UPDATE sync_record SET hash = NULL WHERE name = ?", (key,))
+        # Of what was never good there is nothing to remember.
+        forgotten = "DELETE FROM sync_record" if doc_id is None else "UPDATE sync_record SET hash = NULL"
+        cursor.execute(f"{forgotten} WHERE name = ?", (key,))
         cursor.execute("DELETE FROM sync_problem WHERE name = ?", (key,))
         if doc_id is not None and documents.get_rev(cursor, doc_id) is not None:
             cursor.execute("INSERT OR REPLACE INTO sync_outgoing VALUES (?, ?)", (doc_id, generation))
@@ -356,7 +358,7 @@ def accept(
     :return: what of it was not known before.
     """
     if found is not None:
-        cursor.execute("INSERT OR IGNORE INTO sync_history VALUES (?, ?)", (now.server, found))
+        cursor.execute("INSERT OR REPLACE INTO sync_history VALUES (?, ?)", (now.server, found))
     if arrived:
         _tell(cursor)
     if is_over:

@@ -10,16 +10,19 @@ from typing import Any
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
+from zope.interface import provider
 
 from soledad import IncidentKind, Soledad, TamperPolicy, testing
 from soledad.client.sync import documents as exchange
 from soledad.deferreds import unawaited
-from soledad.errors import SoledadError, StaleToken, TamperingDetected, UnexpectedAnswer, UnknownKey
+from soledad.errors import ConnectionFailed, SoledadError, StaleToken, TamperingDetected, UnexpectedAnswer, UnknownKey
 from soledad.model.ids import RecordName
 from soledad.wire.changes import NamedHash, NamesPage, SealedRecord, SyncPage
 from tests.client.sync.devices import put_between
+from tests.client.sync.evil import Snapshot
 from tests.client.sync.test_hostile import HostileTestCase
+from tests.client.sync.test_interrupted import losing
 from tests.limits import examples
 
 
@@ -139,6 +142,37 @@ class HealingTests(HostileTestCase):
             self.assertEqual(self.content(store, "a"), {"n": 1})
             self.assertEqual(self.now(store.sync_problems()), [])
 
+    def test_new_history(self) -> None:
+        """A new device has begun anew on a server that was emptied: afterwards all have what any had."""
+        self.put(self.two, "b", {"n": 2})
+        self.sync(self.two)
+        self.evil.put_back(Snapshot(((), (), ())))
+        three = self.another()
+        self.put(three, "d", {"n": 3})
+        self.put(three, "b", {"n": 3})
+        self.sync(three)
+        self.now(self.one.accept_server_restore())
+        stores = [self.one, self.two, three]
+        self.sync(*stores, *stores)
+        for store in stores:
+            self.assertEqual([self.content(store, doc_id) for doc_id in "ad"], [{"n": 1}, {"n": 3}])
+            versions = [doc.content for doc in self.now(store.get_doc_conflicts("b"))]
+            self.assertEqual(sorted(versions, key=str), [{"n": 2}, {"n": 3}])
+            self.assertEqual(self.now(store.sync_problems()), [])
+            between = put_between(store)
+            self.sync(store)
+            self.assertEqual(between.calls, ["pull"])
+
+    def test_answer_lost(self) -> None:
+        """That the answer to the push was lost which told of it is no harm."""
+        self.evil.put_back(self.old)
+        put_between(self.one, after=losing("push"))
+        self.fails(self.one.accept_server_restore(), ConnectionFailed)
+        self.one = self.reopen(self.one)
+        self.sync(self.one, self.two, self.one)
+        self.assertEqual([self.kinds(self.one), self.kinds(self.two)], [set(), {IncidentKind.RESTARTED}])
+        self.assertEqual(self.content(self.two, "a"), {"n": 1})
+
     def test_any_policy(self) -> None:
         """It is over for devices with every policy, and for one that was not there."""
         stores = [self.one, self.two, self.another()]
@@ -191,6 +225,12 @@ class EndlessTests(HostileTestCase):
         put_between(self.two, after=more)
         self.fails(self.two.sync(), UnexpectedAnswer)
         self.assertEqual(len(self.now(self.two.sync_problems())), 20)
+        put_between(self.two)
+        self.sync(self.two)
+        self.assertEqual(self.now(self.two.sync_problems()), [])
+        database = self.two._local.documents.database
+        count = database.read_now(lambda cursor: cursor.execute("SELECT count(*) FROM sync_record").fetchone()[0])
+        self.assertEqual(count, 4)
         self.assertEqual(self.content(self.two, "a"), {"n": 1})
 
     def test_success_claimed(self) -> None:
@@ -294,13 +334,15 @@ class SecretTests(HostileTestCase):
         """No log, error, or text of a value has a key, or anything of what is in documents."""
         told: list[str] = []
 
+        @provider(ILogObserver)
         def observe(event: Any) -> None:
             told.append(
                 formatEvent(event) + repr({name: value for name, value in event.items() if name != "log_logger"})
             )
 
-        globalLogPublisher.addObserver(observe)
-        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        observer: Any = observe
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
         canary = "no one should see this"
         self.put(self.one, "d", {"text": canary})
         self.sync(self.one)

@@ -266,9 +266,19 @@ class DevicesMachine(RuleBasedStateMachine):
             between = put_between(device.store)
             self.now(device.store.sync())
             self.test.assertEqual(between.calls, ["pull"])
+            self.attachments_open(device)
         self.nothing_lost(states[0])
         for device in self.devices:
             self.now(device.store.close())
+
+    def attachments_open(self, device: Device) -> None:
+        """Every device has the bytes of what is attached, or gets them."""
+        _, docs = self.now(device.store.get_all_docs())
+        for doc in docs:
+            if doc.attachments:
+                file = self.now(doc.get_attachment())
+                self.test.assertEqual(file.read(), b"attached")
+                file.close()
 
     def state(self, device: Device) -> dict[str, list[tuple[Any, ...]]]:
         """Return all versions of all documents."""
