@@ -472,6 +472,8 @@ class Exchange:
             return
         now = self._parts.now()
         of_records = [one for one in await self._parts.journal.problems() if FOUND.get(one.reason) in kinds]
+        # However many records somebody invents: those of documents that are here are told of first.
+        of_records = sorted(of_records, key=lambda one: one.doc_id is None)[: checkpoints.MAX_INCIDENTS]
         incidents = [
             (Incident(FOUND[one.reason], now, self._replica, one.name, one.doc_id), f"{one.name}/{one.hash.hex()}")
             for one in of_records

@@ -233,6 +233,25 @@ class EndlessTests(HostileTestCase):
         self.assertEqual(count, 4)
         self.assertEqual(self.content(self.two, "a"), {"n": 1})
 
+    def test_incidents(self) -> None:
+        """However many records are invented: of documents that are here it is told, of the rest not without bound."""
+        self.put(self.one, "d", {})
+        self.sync(self.one)
+        invented = [RecordName(f"{number:064x}") for number in range(100)]
+        self.evil.replace(self.names["a"], bytes(300))
+
+        def more(name: str, number: int, answer: Any) -> Any:
+            if name == "pull":
+                return evolve(answer, records=(*answer.records, *(SealedRecord(one, bytes(300)) for one in invented)))
+            return answer
+
+        put_between(self.two, after=more)
+        self.sync(self.two)
+        incidents = self.now(self.two.incidents())
+        self.assertEqual(len(self.now(self.two.sync_problems())), 101)
+        self.assertIn("a", [one.doc_id for one in incidents])
+        self.assertLess(len(incidents), 70)
+
     def test_success_claimed(self) -> None:
         """A server that says it stored a push, and did not, is found out by the next sync."""
         before = self.evil.snapshot()
