@@ -163,6 +163,27 @@ class HealingTests(HostileTestCase):
             self.sync(store)
             self.assertEqual(between.calls, ["pull"])
 
+    def test_split(self) -> None:
+        """Devices that were shown different histories have all of both in the end."""
+        fork = self.evil.snapshot()
+        self.put(self.one, "a", {"n": "one"})
+        self.put(self.one, "b", {"n": "one"})
+        self.sync(self.one)
+        shown = self.evil.snapshot()
+        self.evil.put_back(fork)
+        self.put(self.two, "a", {"n": "two"})
+        self.put(self.two, "c", {"n": "two"})
+        self.sync(self.two)
+        self.evil.put_back(shown)
+        self.sync(self.two, self.one)
+        self.assertNotEqual(self.kinds(self.two), set())
+        self.now(self.two.accept_server_restore())
+        self.sync(self.one, self.two, self.one)
+        for store in (self.one, self.two):
+            self.assertEqual([self.content(store, doc_id) for doc_id in "bc"], [{"n": "one"}, {"n": "two"}])
+            self.assertEqual(len(self.now(store.get_doc_conflicts("a"))), 2)
+            self.assertEqual(self.now(store.sync_problems()), [])
+
     def test_answer_lost(self) -> None:
         """That the answer to the push was lost which told of it is no harm."""
         self.evil.put_back(self.old)
