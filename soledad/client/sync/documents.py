@@ -234,7 +234,9 @@ class Exchange:
         if isinstance(answer, Idle):
             self.blobs = answer.blobs
             return True
-        return False
+        self.blobs = answer.head.blobs
+        # There never was a push.
+        return self._known is None and answer.head.checkpoint is None
 
     async def _pull_pages(self) -> Found | None:
         """Take what changed; return the head, or `None` if it is the one that was accepted last."""
@@ -452,11 +454,12 @@ class Exchange:
 
     async def _list_once(self) -> tuple[dict[RecordName, bytes], SyncHead]:
         page = await self._parts.remote.names()
+        self._go_on()
         listed = {entry.name: entry.hash for entry in page.names}
         while page.more:
-            self._go_on()
             page = await self._parts.remote.names(page.names[-1].name, page.head.tag)
             listed.update((entry.name, entry.hash) for entry in page.names)
+            self._go_on()
             if len(listed) > LISTED_LIMIT:
                 raise UnexpectedAnswer("a list that does not end")
         return listed, page.head

@@ -10,6 +10,7 @@ from typing import Any
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from zope.interface import provider
 
@@ -90,6 +91,32 @@ class RefusingTests(HostileTestCase):
         data[-1] ^= 1
         self.evil.checkpoint(bytes(data))
         self.refused()
+
+    def test_nothing_yet(self) -> None:
+        """Where there is nothing yet, a sync is one request, and the first push another one."""
+        self.server = self.make_server()
+        three = self.another()
+        self.now(three.set_tamper_policy(TamperPolicy.REFUSE))
+        between = put_between(three)
+        self.sync(three)
+        self.assertEqual(between.calls, ["pull"])
+        self.put(three, "a", {})
+        self.sync(three)
+        self.assertEqual(between.calls, ["pull", "pull", "push"])
+
+    def test_cancelled(self) -> None:
+        """Cancelled at any request, it makes no other."""
+        for at in range(4):
+
+            def cancel(name: str, number: int, answer: Any, at: int = at) -> Any:
+                if number == at:
+                    self.two._syncing._stop()  # type: ignore[union-attr]
+                return answer
+
+            between = put_between(self.two, after=cancel)
+            self.fails(self.two.sync(), CancelledError)
+            self.assertEqual(len(between.calls), at + 1)
+        self.sync(self.two)
 
     def test_true(self) -> None:
         """What is true is taken, and the next sync is one request."""

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from soledad import Soledad
+from soledad import Soledad, TamperPolicy
 from soledad.deferreds import unawaited
 from soledad.errors import ConnectionFailed, PreconditionFailed
 from soledad.testing import MemoryServer, make_store
@@ -142,6 +142,11 @@ class DevicesMachine(RuleBasedStateMachine):
         """Return the writes that versions are of; of which deletion a tombstone is, cannot be seen."""
         contents = {None if version.content is None else version.content["n"] for version in versions}
         return [write for write in self.writes if write.doc_id == doc_id and write.content in contents]
+
+    @rule(number=DEVICES, policy=st.sampled_from(TamperPolicy))
+    def choose(self, number: int, policy: TamperPolicy) -> None:
+        """Choose a policy, which is of no consequence as long as the server is honest."""
+        self.now(self.devices[number].store.set_tamper_policy(policy))
 
     # --- networks, and the ends of processes ----------------------------------------------------------
 
@@ -321,6 +326,9 @@ class RestoredServerMachine(DevicesMachine):
 
     def restore(self, number: int, both: bool, other: int) -> None:
         """Put no device back besides: with the server it may lose what only they had.  No rule any more."""
+
+    def choose(self, number: int, policy: TamperPolicy) -> None:
+        """Let all go on with what they were not told of yet.  No rule any more."""
 
     @initialize()
     def begin(self) -> None:
