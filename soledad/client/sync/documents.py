@@ -433,12 +433,14 @@ class Exchange:
             self._problems.pop(name, None)
         if not is_many:
             await self._fetch(plan.differing)
-        if self._standing.restarting:
+        if self._lenient:
             await self._replace()
 
     async def _replace(self) -> None:
         """Let what is here of documents go out in the place of records that nothing can be made of."""
-        names = [name for name, one in self._problems.items() if one.reason in (Reason.FORGED, Reason.UNKNOWN_KEY)]
+        # Who was only told of the restart may yet be given a key.
+        reasons = {Reason.FORGED, Reason.UNKNOWN_KEY} if self._standing.restarting else {Reason.FORGED}
+        names = [name for name, one in self._problems.items() if one.reason in reasons]
         for name in await self._parts.journal.replace(names) if names else ():
             del self._problems[name]
 

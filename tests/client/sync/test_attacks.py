@@ -152,6 +152,20 @@ class HealingTests(HostileTestCase):
                 self.sync(store)
                 self.assertEqual(between.calls, ["pull"])
 
+    def test_forged_elsewhere(self) -> None:
+        """Who says that the server was restored need not have the document whose record went bad."""
+        self.put(self.two, "d", {"n": 1})
+        self.sync(self.two)
+        (name,) = set(self.evil.names()) - set(self.names.values())
+        self.evil.replace(name, bytes(300))
+        self.sync(self.one)
+        self.assertEqual(len(self.now(self.one.sync_problems())), 1)
+        self.now(self.one.accept_server_restore())
+        self.sync(self.two, self.one)
+        for store in (self.one, self.two):
+            self.assertEqual(self.content(store, "d"), {"n": 1})
+            self.assertEqual(self.now(store.sync_problems()), [])
+
     def test_key_lost(self) -> None:
         """A checkpoint and a record under a key that nobody has any more are replaced."""
         data = bytearray(self.evil.checkpoint())
