@@ -608,7 +608,7 @@ class ConnectionFailed(RetriableTransferError):
 
 @frozen(str=False)
 class UploadBusy(RetriableTransferError):
-    """Another connection is at this upload, and cannot be ended from here."""
+    """Another connection is at this upload."""
 
     upload: str
 

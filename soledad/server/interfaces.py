@@ -271,7 +271,7 @@ class IBlobsBackend(Interface):
 
         :return: fires once the bytes, or the blob, are durable.
         :raise UploadNotFound: there is none of that name, or it has expired.
-        :raise UploadBusy: another process is at it.
+        :raise UploadBusy: another process is at it, or a newer call is in this one.
         :raise WrongOffset: it has another number of bytes; none was asked for.
         :raise LengthRequired: ``producer.length`` is unknown; no byte was asked for.
         :raise TooLarge: ``producer.length`` is more than is missing; no byte was asked for.
@@ -284,7 +284,7 @@ class IBlobsBackend(Interface):
         End an upload; nothing is left of it.  If it has become a blob, that stays.
 
         :raise UploadNotFound: there is none of that name, or it has expired.
-        :raise UploadBusy: another process is at it.
+        :raise UploadBusy: another process is at it, or a newer call is in this one.
         """
 
 

@@ -113,6 +113,8 @@ class OnlyKeys:
 
     keys: IRemoteKeys
     blobs: None = None
+    uploads: None = None
+    stream: None = None
     documents: None = None
     url: str = "http://server.invalid"
 
