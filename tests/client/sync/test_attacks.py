@@ -10,15 +10,29 @@ from typing import Any
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from zope.interface import provider
 
 from soledad import IncidentKind, Soledad, TamperPolicy, testing
+from soledad.client.api import open_store
+from soledad.client.local.store import Workers
 from soledad.client.sync import documents as exchange
-from soledad.deferreds import unawaited
-from soledad.errors import ConnectionFailed, SoledadError, StaleToken, TamperingDetected, UnexpectedAnswer, UnknownKey
-from soledad.model.ids import RecordName
+from soledad.crypto.slots import HandedInKey
+from soledad.deferreds import InPlace, unawaited
+from soledad.errors import (
+    ConnectionFailed,
+    KeyringError,
+    SoledadError,
+    StaleToken,
+    TamperingDetected,
+    UnexpectedAnswer,
+    UnknownKey,
+)
+from soledad.model.ids import RecordName, UserId
+from soledad.server.keyrings import Keyrings
+from soledad.testing import TEST_KEY, make_store
 from soledad.wire.changes import NamedHash, NamesPage, SealedRecord, SyncPage
 from tests.client.sync.devices import put_between
 from tests.client.sync.evil import Snapshot
@@ -128,6 +142,76 @@ class RefusingTests(HostileTestCase):
         between = put_between(self.two)
         self.sync(self.two)
         self.assertEqual(between.calls, ["pull"])
+
+
+class UserTests(HostileTestCase):
+    """What belongs to another user of the same server."""
+
+    def setUp(self) -> None:
+        """Have one, with a document of the same id, and with the same passphrase."""
+        super().setUp()
+        stranger = make_store(self, self.server, uuid="stranger")
+        self.now(stranger.create_doc({"n": "theirs"}, "a"))
+        mine = self.evil.names()
+        self.now(stranger.sync())
+        (name,) = set(self.evil.names()) - set(mine)
+        self.theirs = self.evil.record(name)
+        assert stranger._server is not None
+        self.their_head = self.now(stranger._server.documents.head()).checkpoint
+        self.keyring = self.now(stranger._server.keys.get())
+
+    def test_record(self) -> None:
+        """A record of theirs under our name is not taken, and found."""
+        self.put(self.one, "d", {})
+        self.sync(self.one)
+
+        def replace(name: str, number: int, answer: Any) -> Any:
+            if not isinstance(answer, SyncPage):
+                return answer
+            moved = SealedRecord(self.names["a"], self.theirs)
+            return evolve(answer, records=(*(one for one in answer.records if one.name != moved.name), moved))
+
+        put_between(self.two, after=replace)
+        self.sync(self.two)
+        self.assertEqual(self.content(self.two, "a"), {"n": 1})
+        self.assertIn(IncidentKind.STATE_DIFFERS, self.kinds(self.two))
+        self.assertEqual([one.doc_id for one in self.now(self.two.sync_problems())], ["a"])
+
+    def test_checkpoint(self) -> None:
+        """Their checkpoint is none of ours."""
+        self.put(self.one, "d", {})
+        self.sync(self.one)
+
+        def replace(name: str, number: int, answer: Any) -> Any:
+            if isinstance(answer, SyncPage | NamesPage):
+                return evolve(answer, head=evolve(answer.head, checkpoint=self.their_head))
+            return answer
+
+        put_between(self.two, after=replace)
+        self.fails(self.two.sync(), UnknownKey)
+        self.assertIsNone(self.content(self.two, "d"))
+        put_between(self.two)
+        self.sync(self.two)
+        self.assertEqual(self.content(self.two, "d"), {})
+
+    def test_keyring(self) -> None:
+        """Their keyring in the place of ours is taken by no device, an open one or a new one."""
+        roots = self.one._local.keyring.roots
+        keyrings = Keyrings(self.server._accounts.database)
+        _, etag = self.now(keyrings.read_keyring(UserId("user")))
+        self.now(keyrings.write_keyring(UserId("user"), self.keyring, etag))
+        one = self.reopen(self.one)
+        self.assertIsNotNone(one.keyring_problem)
+        self.assertEqual(one._local.keyring.roots, roots)
+        self.assertEqual(self.content(one, "a"), {"n": 1})
+        self.put(one, "a", {"n": 5})
+        self.fails(Deferred.fromCoroutine(self.opening()), KeyringError)
+
+    async def opening(self) -> Soledad:
+        """Open a new device."""
+        workers = Workers.start(lambda threads, name: InPlace())
+        server = self.server.connect("user")
+        return await open_store(Clock(), workers, UserId("user"), HandedInKey(TEST_KEY), Path(self.mktemp()), server)
 
 
 class HealingTests(HostileTestCase):
