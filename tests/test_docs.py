@@ -44,7 +44,11 @@ _BLOCK = re.compile(r"^\.\. code-block:: (\w+)\n\n((?:(?:    .*)?\n)+)", re.MULT
 URL = "http://127.0.0.1:8180"
 
 #: Public names of the classes that applications are not told of: the store's own parts use them.
-INTERNAL = {"operations", "home", "saving", "attaching", "snapshot", "settle", "attach", "load"}
+INTERNAL = {
+    *("operations", "home", "saving", "attaching", "snapshot", "settle", "attach", "load"),
+    # The store tells its blobs when to begin, when to end, and that documents were synchronised.
+    *("follow_documents", "go_on", "stop", "sync_blobs"),
+}
 
 
 def blocks(text: str, language: str) -> Iterator[str]:
@@ -306,8 +310,12 @@ class CompletenessTests(SynchronousTestCase):
         self.assertEqual([name for name in expected if not re.search(rf"\b{name}\b", pages)], [])
 
     def test_methods(self) -> None:
-        """What a store and a document offer is in the reference."""
-        for cls, page in ((soledad.Soledad, "soledad.rst"), (soledad.Document, "document.rst")):
+        """What a store, its blobs and a document offer is in the reference."""
+        for cls, page in (
+            (soledad.Soledad, "soledad.rst"),
+            (soledad.Document, "document.rst"),
+            (soledad.BlobStore, "blobs.rst"),
+        ):
             text = (DOCS / "api" / page).read_text("utf-8")
             public = {name for name in [*vars(cls), *cls.__annotations__] if not name.startswith("_")} - INTERNAL
             self.assertEqual([name for name in sorted(public) if not re.search(rf"[ ,]{name}\b", text)], [])
