@@ -233,6 +233,11 @@ class ExampleTests(Running):
         await self.load("coroutine").main(reactor, self.serve(), "picture.png")
         self.assertTrue(self.printed.getvalue().endswith("picture.png is SYNCED\n"), self.printed.getvalue())
 
+    async def test_two_devices(self) -> None:
+        """The script with two devices ends with both the same."""
+        await self.load("two_devices").main(reactor, self.serve())
+        self.assertEqual(self.printed.getvalue(), "False bread milk tea\n" * 2)
+
     async def test_asyncio(self) -> None:
         """The program of asyncio, which wants a reactor of its own, keeps files at the same time."""
         self.provide("another.png", 10)
