@@ -258,6 +258,22 @@ class ExampleTests(Running):
         await maybeDeferred(IService(application).stopService)
         self.assertTrue(service._soledad.closed)
 
+    async def test_service_follows(self) -> None:
+        """With a server, what one device adds comes to the other by itself."""
+        url, token = self.serve(), os.environ["SOLEDAD_TOKEN"]
+        services = []
+        for folder in ("laptop", "phone"):
+            service = self.load("notes").NotesService("alice", "a passphrase", Path(folder), url, token)
+            service.startService()
+            self.addCleanup(service.stopService)
+            await service.opening
+            services.append(service)
+        laptop, phone = services
+        arrived: Deferred[str] = Deferred()
+        phone._soledad.subscribe(lambda doc_id, *ignored: arrived.called or arrived.callback(doc_id))
+        doc = await laptop.notes.add("a note", b"a picture")
+        self.assertEqual(await arrived, doc.doc_id)
+
     async def test_service_stops_early(self) -> None:
         """An application that stops while its store is being opened leaves nothing."""
         service = self.load("notes").NotesService("alice", "a passphrase", Path("alice-store"))
@@ -270,7 +286,7 @@ class ExampleTests(Running):
         result = unittest.TestResult()
         unittest.defaultTestLoader.loadTestsFromTestCase(self.load("test_notes").NotesTests).run(result)
         self.assertEqual(result.errors + result.failures, [])
-        self.assertEqual(result.testsRun, 4)
+        self.assertEqual(result.testsRun, 6)
 
     def test_testing(self) -> None:
         """The suite that the module's docstring shows passes, and is one."""
