@@ -42,10 +42,10 @@ async def settle(soledad: Soledad, doc_id: str) -> None:
     versions = await soledad.get_doc_conflicts(doc_id)
     if not versions:
         return
-    merged, *others = versions
+    merged = versions[0]
     items = {item for version in versions if version.content for item in version.content["items"]}
     merged.content = {"items": sorted(items)}
-    await soledad.resolve_doc(merged, [merged.rev, *(other.rev for other in others)])
+    await soledad.resolve_doc(merged, [version.rev for version in versions if version.rev])
 
 
 async def main(reactor: Any, server_url: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any, cast
 from twisted.application.service import IService, IServiceCollection, loadApplication
 from twisted.internet import reactor as global_reactor
 from twisted.internet import task
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredQueue, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -228,6 +228,16 @@ class ExampleTests(Running):
         await self.load("inline_callbacks").main(reactor, "picture.png")
         self.assertEqual(self.printed.getvalue(), "picture.png 300000 bytes\n")
 
+    async def test_inline_callbacks_with_a_server(self) -> None:
+        """With a server the script syncs: what it kept is there on the next device."""
+        url = self.serve()
+        await self.load("inline_callbacks").main(reactor, "picture.png", url)
+        os.rename("alice-store", "another-device")
+        self.provide("another.png", 10)
+        await self.load("inline_callbacks").main(reactor, "another.png", url)
+        self.assertIn("another.png 10 bytes\n", self.printed.getvalue())
+        self.assertEqual(self.printed.getvalue().count("picture.png 300000 bytes\n"), 2)
+
     async def test_coroutine(self) -> None:
         """The script that is a coroutine uploads it."""
         await self.load("coroutine").main(reactor, self.serve(), "picture.png")
@@ -241,8 +251,9 @@ class ExampleTests(Running):
     async def test_asyncio(self) -> None:
         """The program of asyncio, which wants a reactor of its own, keeps files at the same time."""
         self.provide("another.png", 10)
+        url = self.serve()
         path = os.pathsep.join(filter(None, sys.path[1:]))
-        environment = {**os.environ, "PYTHONPATH": path}
+        environment = {**os.environ, "PYTHONPATH": path, "SERVER_URL": url}
         arguments = [str(EXAMPLES / "asyncio_script.py"), "picture.png", "another.png"]
         out, err, status = await getProcessOutputAndValue(sys.executable, arguments, environment)
         self.assertEqual((out, err, status), (b"2 files, 300010 bytes\n", b"", 0))
@@ -269,10 +280,10 @@ class ExampleTests(Running):
             await service.opening
             services.append(service)
         laptop, phone = services
-        arrived: Deferred[str] = Deferred()
-        phone._soledad.subscribe(lambda doc_id, *ignored: arrived.called or arrived.callback(doc_id))
+        arrived = DeferredQueue[str]()
+        phone._soledad.subscribe(lambda doc_id, *ignored: arrived.put(doc_id))
         doc = await laptop.notes.add("a note", b"a picture")
-        self.assertEqual(await arrived, doc.doc_id)
+        self.assertEqual(await arrived.get(), doc.doc_id)
 
     async def test_service_stops_early(self) -> None:
         """An application that stops while its store is being opened leaves nothing."""
