@@ -77,6 +77,12 @@ class Evil:
 
         self._do(write)
 
+    def alter(self, name: RecordName, data: bytes) -> None:
+        """Have another record under a name, in its place."""
+        values = {"data": data, "hash": sha256(data).digest(), "size": len(data)}
+        altering = update(records).where(records.c.name == bytes.fromhex(name)).values(**values)
+        self._do(lambda connection: connection.execute(altering))
+
     def drop(self, name: RecordName) -> None:
         """Have no record under a name."""
         dropping = delete(records).where(records.c.name == bytes.fromhex(name))

@@ -322,7 +322,7 @@ class DevicesMachine(RuleBasedStateMachine):
 
 
 class RestoredServerMachine(DevicesMachine):
-    """A server is put back to older states besides, and devices sync with that before anybody says so."""
+    """A server is put back to older states, or spoiled, and devices sync with that before anybody says so."""
 
     def restore(self, number: int, both: bool, other: int) -> None:
         """Put no device back besides: with the server it may lose what only they had.  No rule any more."""
@@ -347,6 +347,20 @@ class RestoredServerMachine(DevicesMachine):
     def put_back(self, which: int) -> None:
         """Put the server back."""
         self.evil.put_back(self.snapshots[which % len(self.snapshots)])
+        self.is_put_back = True
+
+    @rule(which=st.integers(0, 5), how=st.sampled_from(("drop", "forge", "swap")))
+    def spoil(self, which: int, how: str) -> None:
+        """Drop a record, alter it, or put it in the place of another one."""
+        names = self.evil.names()
+        if not names:
+            return
+        name = names[which % len(names)]
+        if how == "drop":
+            self.evil.drop(name)
+        else:
+            other = self.evil.record(names[0])
+            self.evil.alter(name, bytes(len(other)) if how == "forge" else other)
         self.is_put_back = True
 
     @rule(number=DEVICES)
