@@ -201,8 +201,12 @@ class IJournal(Interface):
     def missing(names: Collection[RecordName], now: Standing) -> Deferred[None]:
         """Note that the server has lost records: what is here of them is to be sent again."""
 
-    def outgoing(records: int, size: int) -> Deferred[list[Outgoing]]:
-        """Return documents that are to be sent: so many at most, and no more once they have ``size`` bytes of text."""
+    def outgoing(records: int, size: int, beside_sent: bool = False) -> Deferred[list[Outgoing]]:
+        """
+        Return documents that are to be sent: so many at most, and no more once they have ``size`` bytes of text.
+
+        :param beside_sent: none that is in the push which was kept.
+        """
 
     def hold_back(found: Sequence[tuple[Problem, DocId]], same: Sequence[tuple[DocId, int]]) -> Deferred[None]:
         """Let documents not go out: because of problems, or because the server has them just so."""

@@ -236,21 +236,22 @@ def scan(cursor: Cursor) -> None:
     _set(cursor, "scanned", generation)
 
 
-def outgoing(cursor: Cursor, records: int, size: int) -> list[Outgoing]:
+def outgoing(cursor: Cursor, records: int, size: int, beside_sent: bool = False) -> list[Outgoing]:
     """
     Return documents that are to be sent, and none whose record is set aside.
 
     :param records: how many at most.
     :param size: bytes of text after which no more are added.
+    :param beside_sent: none either that is in the pending push.
     """
     scan(cursor)
-    return list(_outgoing(cursor, records, size))
+    return list(_outgoing(cursor, records, size, "AND doc_id NOT IN (SELECT doc_id FROM sync_sent)" * beside_sent))
 
 
-def _outgoing(cursor: Cursor, records: int, size: int) -> Iterator[Outgoing]:
+def _outgoing(cursor: Cursor, records: int, size: int, condition: str) -> Iterator[Outgoing]:
     query = f"""
         SELECT sync_outgoing.generation, {COLUMNS} FROM sync_outgoing JOIN document USING (doc_id)
-        WHERE doc_id NOT IN (SELECT doc_id FROM sync_problem WHERE doc_id IS NOT NULL) LIMIT ?
+        WHERE doc_id NOT IN (SELECT doc_id FROM sync_problem WHERE doc_id IS NOT NULL) {condition} LIMIT ?
     """
     for generation, *row in cursor.execute(query, (records,)).fetchall():
         stored = from_row(tuple(row))
@@ -491,9 +492,9 @@ class LocalJournal:
         """See `IJournal`."""
         return self._write(missing, names, now)
 
-    def outgoing(self, records: int, size: int) -> Deferred[list[Outgoing]]:
+    def outgoing(self, records: int, size: int, beside_sent: bool = False) -> Deferred[list[Outgoing]]:
         """See `IJournal`."""
-        return self._write(outgoing, records, size)
+        return self._write(outgoing, records, size, beside_sent)
 
     def hold_back(self, found: Sequence[tuple[Problem, DocId]], same: Sequence[tuple[DocId, int]]) -> Deferred[None]:
         """See `IJournal`."""

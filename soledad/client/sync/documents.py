@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from hashlib import sha256
 from os import urandom
-from typing import Protocol
+from typing import Any, Protocol
 
 from attrs import define, evolve, field, frozen
 from twisted.internet.defer import CancelledError, Deferred
@@ -44,7 +44,6 @@ from soledad.wire.changes import (
     Push,
     SealedRecord,
     SyncHead,
-    SyncPage,
     decode_push,
     encode_push,
 )
@@ -467,14 +466,23 @@ class Exchange:
 
     async def _push(self) -> None:
         """Send what the server has not got, a batch after the other."""
+        plan: PushPlan | None = None
         while True:
             if self._pending is None:
-                self._pending = await self._prepare()
+                self._pending = await self._prepare(plan)
             if self._pending is None:
                 return
             pending = self._pending
             push = decode_push(pending.push)
-            head = await self._parts.remote.push(push, pending.follows)
+            sending = self._parts.remote.push(push, pending.follows)
+            try:
+                # While one push is on its way, the next one is sealed.
+                outgoing = await self._parts.journal.outgoing(RECORDS_LIMIT, BATCH, True)
+                plan = await self._plan_push(outgoing, pending.digest) if outgoing else None
+            except BaseException:
+                await _abandoned(sending)
+                raise
+            head = await sending
             if head.tag != pending.tag:
                 raise UnexpectedAnswer("another head than was sent")
             now = evolve(
@@ -491,24 +499,30 @@ class Exchange:
             self._progress.add(sum(len(record.data) for record in push.records))
             self._go_on()
 
-    async def _prepare(self) -> Pending | None:
-        """Make the next push ready, and keep it; `None`: there is nothing to send."""
+    async def _prepare(self, plan: PushPlan | None) -> Pending | None:
+        """
+        Make the next push ready, and keep it; `None`: there is nothing to send.
+
+        :param plan: what was planned while the one before it was on its way.
+        """
         while True:
-            outgoing = await self._parts.journal.outgoing(RECORDS_LIMIT, BATCH)
-            if not outgoing and not self._has_to_tell:
-                return None
-            plan = await self._plan_push(outgoing)
+            if plan is None:
+                outgoing = await self._parts.journal.outgoing(RECORDS_LIMIT, BATCH)
+                if not outgoing and not self._has_to_tell:
+                    return None
+                plan = await self._plan_push(outgoing, self._standing.digest)
             if plan.held_back or plan.same:
                 await self._parts.journal.hold_back(plan.held_back, plan.same)
             if plan.sent or self._has_to_tell:
                 return await self._seal(plan)
+            plan = None
 
     @property
     def _has_to_tell(self) -> bool:
         """Whether there is something that the other devices have to know even if no document goes out."""
         return self._untold or self._standing.restarting
 
-    async def _plan_push(self, outgoing: Sequence[Outgoing]) -> PushPlan:
+    async def _plan_push(self, outgoing: Sequence[Outgoing], digest: int) -> PushPlan:
         keyring = self._keyring
         named = [(record_name(keyring.names_key, one.versions.doc_id), one) for one in outgoing]
         known = await self._parts.journal.known([name for name, _ in named])
@@ -517,7 +531,7 @@ class Exchange:
             named,
             known,
             self._replica,
-            self._standing.digest,
+            digest,
             keyring.digest_key,
             partial(_sealed, keyring),
             PUSH_LIMIT - CHECKPOINT_LIMIT - 64,
@@ -594,7 +608,7 @@ def _sealed(keyring: Keyring, versions: Versions) -> SealedRecord:
     return seal_record(keyring.current, keyring.names_key, urandom(SALT_SIZE), versions)
 
 
-async def _abandoned(work: Deferred[SyncPage | Idle]) -> None:
+async def _abandoned(work: Deferred[Any]) -> None:
     """Wait for the end of what nobody wants any more."""
     work.cancel()
     try:
