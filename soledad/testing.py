@@ -80,6 +80,7 @@ def make_store(
     uuid: str = "user",
     data_dir: str | Path | None = None,
     key: bytes = TEST_KEY,
+    clock: Clock | None = None,
 ) -> Soledad:
     """
     Open a store for one test; it is closed when the test ends.
@@ -89,12 +90,13 @@ def make_store(
 
     :param server: a `MemoryServer`, where the user is made if need be; or what `MemoryServer.connect` gave.
     :param data_dir: the store's folder; by default a new one.  Closing a store and opening its folder again works.
+    :param clock: the store's time, for transfers that are tried again later; by default it stands still.
     """
     if isinstance(server, MemoryServer):
         server = server.connect(uuid)
     folder = Path(test.mktemp() if data_dir is None else data_dir)
     workers = Workers.start(lambda threads, name: InPlace())
-    opening = open_store(Clock(), workers, user_id(uuid), HandedInKey(key), folder, server)
+    opening = open_store(Clock() if clock is None else clock, workers, user_id(uuid), HandedInKey(key), folder, server)
     soledad: Soledad = test.successResultOf(Deferred.fromCoroutine(opening))
     test.addCleanup(lambda: test.successResultOf(soledad.close()))
     return soledad

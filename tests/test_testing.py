@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import CancelledError
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.errors import (
@@ -16,10 +17,10 @@ from soledad.errors import (
     Unauthorized,
     UserExists,
 )
-from soledad.model.blob import ByteRange
+from soledad.model.blob import ByteRange, SyncStatus
 from soledad.model.ids import BlobId
 from soledad.streams import BytesProducer, MemoryConsumer
-from soledad.testing import MemoryServer
+from soledad.testing import MemoryServer, make_store
 
 ID = BlobId("some-blob")
 DATA = bytes(range(256)) * 1024
@@ -160,3 +161,19 @@ class MemoryServerTests(SynchronousTestCase):
         self.server.flush()
         left = [call for call in self.server.clock.getDelayedCalls() if call.time > 0]
         self.assertEqual(left, [])
+
+
+class ClockTests(SynchronousTestCase):
+    """The time of a store."""
+
+    def test_clock(self) -> None:
+        """A clock that was handed in says when a transfer is tried again."""
+        clock, server = Clock(), MemoryServer()
+        store = make_store(self, server, clock=clock)
+        self.successResultOf(store.blobs.put("a", b"data"))
+        server.disconnect()
+        self.failureResultOf(store.blobs.send_missing(), ConnectionFailed)
+        server.heal()
+        self.assertEqual(self.successResultOf(store.blobs.count(status=SyncStatus.SYNCED)), 0)
+        clock.advance(60)
+        self.assertEqual(self.successResultOf(store.blobs.count(status=SyncStatus.SYNCED)), 1)

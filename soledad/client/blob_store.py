@@ -284,7 +284,7 @@ class BlobStore:
         """Note what changed on the server, then send and fetch: one namespace, or all that this device knows."""
         await self.sync_blobs(_optional(namespace), progress)
 
-    async def sync_blobs(self, only: Namespace | None, progress: ProgressCallback | None) -> None:
+    async def sync_blobs(self, only: Namespace | None = None, progress: ProgressCallback | None = None) -> None:
         """Do as `sync`, as a part of another operation."""
         await self._server().changes.refresh(only)
         await self._run(Scope(ALL.directions, only), progress)

@@ -474,8 +474,8 @@ class IBlobQueue(Interface):
         :param rejected: count it as a failed verification.
         """
 
-    def postpone_all(scope: Scope | None, now: float, until: float, reason: str) -> Deferred[None]:
-        """Try all transfers that are due later."""
+    def postpone_all(scope: Scope | None, until: float, reason: str) -> Deferred[None]:
+        """Let no transfer be tried before a time."""
 
     def hold(key: BlobKey) -> Deferred[None]:
         """Ask no more for a transfer, and keep what has gone or come."""

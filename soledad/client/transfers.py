@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from attrs import define, field
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from soledad.deferreds import Worker, unawaited
@@ -75,6 +75,7 @@ class Transfer:
     stopped: TransferState | None = field(default=None, init=False, repr=False)
     _outcome: Any = field(default=None, init=False, repr=False)
     _waiting: list[Deferred[Any]] = field(factory=list, init=False, repr=False)
+    _watching: list[Deferred[None]] = field(factory=list, init=False, repr=False)
 
     @property
     def blob_id(self) -> BlobId:
@@ -107,6 +108,7 @@ class Transfer:
             self.state = self.stopped = TransferState.PAUSED
             self._holder.paused(self)
             self._stop()
+            self._tell_still()
 
     def resume(self) -> None:
         """Go on."""
@@ -143,10 +145,24 @@ class Transfer:
         waiting, self._waiting = self._waiting, []
         for waiter in waiting:
             waiter.callback(self._outcome)
+        self._tell_still()
 
-    def ended(self) -> Deferred[None]:
-        """Return a Deferred that fires when it has ended, or is held, however."""
-        return self.done.addCallbacks(lambda status: None, lambda failure: None)
+    def still(self) -> Deferred[None]:
+        """Return a Deferred that fires when it has ended, however, or is held."""
+        watcher: Deferred[None] = Deferred(self._watching_no_more)
+        self._watching.append(watcher)
+        if self.state is not TransferState.RUNNING:
+            self._tell_still()
+        return watcher
+
+    def _tell_still(self) -> None:
+        watching, self._watching = self._watching, []
+        for watcher in watching:
+            watcher.callback(None)
+
+    def _watching_no_more(self, watcher: Deferred[Any]) -> None:
+        if watcher in self._watching:
+            self._watching.remove(watcher)
 
     def _stop(self) -> None:
         if self._work is not None:
@@ -155,11 +171,6 @@ class Transfer:
     def _waiting_no_more(self, waiter: Deferred[Any]) -> None:
         if waiter in self._waiting:
             self._waiting.remove(waiter)
-
-
-def withdrawn(transfer: Transfer) -> CancelledError:
-    """Return what a cancelled transfer ends with."""
-    return CancelledError(transfer.blob_id)
 
 
 def silently(work: Deferred[Any]) -> None:

@@ -328,6 +328,35 @@ class DeletionTests(TwoDevices):
             self.assertEqual(self.read(blob_id), b"second")
             self.assertEqual(self.read(blob_id, self.here), b"second")
 
+    def test_put_again_together(self) -> None:
+        """The same with several that go in one request, on a device that hears of both at once."""
+        for data in (b"first", b"second"):
+            for blob_id in "abc":
+                self.put(data, blob_id)
+            self.sync(self.here)
+            if data == b"first":
+                self.sync(self.there)
+                for blob_id in "abc":
+                    self.now(self.here.blobs.delete(blob_id))
+                self.sync(self.here)
+        self.sync(self.there)
+        self.assertEqual([self.read(blob_id) for blob_id in "abc"], [b"second"] * 3)
+
+    def test_something_else(self) -> None:
+        """A deletion deletes what was meant: what another device put there since stays, and is known here."""
+        self.put(b"first")
+        self.sync()
+        self.now(self.there.blobs.delete("a"))
+        self.sync(self.there)
+        self.put(b"second", device=self.there)
+        self.sync(self.there)
+        self.now(self.here.blobs.delete("a"))
+        self.now(self.here.blobs.send_missing())
+        self.assertIs(self.status(), S.REMOTE)
+        self.assertEqual(self.read(device=self.here), b"second")
+        self.sync()
+        self.assertEqual(self.read(), b"second")
+
     def test_never_sent(self) -> None:
         """What never went to the server leaves no trace."""
         self.put(b"one")

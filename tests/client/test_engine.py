@@ -8,6 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from soledad import Soledad
 from soledad.client.transfers import TransferState
+from soledad.crypto.container import Context, KeyMaterial, seal
 from soledad.errors import (
     AuthenticationFailed,
     BlobExists,
@@ -22,6 +23,7 @@ from soledad.model.blob import BlobKey, Priority, SyncStatus
 from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId
 from soledad.model.transfer import Queued
 from soledad.streams import BytesProducer
+from soledad.wire.container import Purpose
 from tests.client.test_blob_store import INLINE, TwoDevices, noise
 from tests.client.test_blobs import bytes_carried, steps
 
@@ -72,6 +74,21 @@ class RetryTests(EngineCase):
         self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.PENDING_UPLOAD: 5})
         self.advance(10)
         self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 5})
+
+    def test_all_wait(self) -> None:
+        """A server that fails is not asked for each of many blobs, neither at once nor all the time."""
+        for number in range(40):
+            self.put(noise(MEDIUM), str(number))
+        self.server.refuse(ServerFailed(503))
+        requests = self.watch_requests()
+        self.fails(self.here.blobs.send_missing(), ServerFailed)
+        self.assertLess(len(requests), 20)
+        for _ in range(60):
+            self.advance(1)
+        self.assertLess(len(requests), 100)
+        self.server.heal()
+        self.advance(300)
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 40})
 
     def test_hours(self) -> None:
         """The pauses get longer, and never too long; after a day out of reach it takes minutes until all is there."""
@@ -201,6 +218,28 @@ class VerificationTests(EngineCase):
         self.fails(self.there.blobs.get(str(MEDIUM)), AuthenticationFailed)
         self.server.heal()
         self.assertEqual(self.read(str(MEDIUM)), noise(MEDIUM))
+
+    def test_unknown_key(self) -> None:
+        """What is sealed under a key that is not there waits for the key, and never fails."""
+        other = KeyMaterial(b"another root".ljust(32), bytes(16))
+        for blob_id, size in (("a", 1000), ("b", MEDIUM)):
+            sealed = seal(other, Context(Purpose.BLOB, DEFAULT, blob_id), bytes(24), noise(size))
+            self.on_server(sealed, blob_id)
+        self.sync(self.here)
+        for _ in range(5):
+            self.advance(3600)
+        for blob_id in "ab":
+            self.assertIs(self.status(blob_id), S.PENDING_DOWNLOAD)
+            self.assertIn("UnknownKey", str(self.reason(blob_id)))
+            self.assertEqual(self.row(blob_id).rejections, 0)
+
+    def test_nothing_kept(self) -> None:
+        """Of what is not right nothing is kept, not even what was right of it."""
+        self.put(noise(MEDIUM))
+        self.sync(self.here)
+        self.server.flip(MEDIUM - 1000)
+        self.fails(self.there.blobs.get("a"), AuthenticationFailed)
+        self.assertEqual(list((self.folders[1] / "alice_blobs").iterdir()), [])
 
     def test_awaited(self) -> None:
         """An attachment that is not there yet is asked for at each sync, and not in between; it never fails."""
@@ -342,12 +381,39 @@ class HandleTests(EngineCase):
         self.server.heal()
         self.now(sending)
         self.assertEqual(self.here.blobs.transfers(), [transfer])
+        self.assertEqual(self.here._reactor.getDelayedCalls(), [])
         self.advance(3600)
         self.assertIs(self.status(), S.PENDING_UPLOAD)
         self.assertNoResult(done := transfer.done)
         transfer.resume()
         self.assertIs(self.now(done), S.SYNCED)
         self.assertEqual(self.here.blobs.transfers(), [])
+
+    def test_paused_while_others_wait(self) -> None:
+        """Who waits for a transfer of somebody else's does not wait for one that is held."""
+        self.put(noise(LARGE))
+        self.server.stall()
+        transfer = self.here.blobs.send("a")
+        sending = self.here.blobs.send_missing()
+        self.assertNoResult(sending)
+        transfer.pause()
+        self.server.heal()
+        self.now(sending)
+        transfer.resume()
+        self.assertIs(self.now(transfer.done), S.SYNCED)
+
+    def test_paused_and_asked_for(self) -> None:
+        """Whoever asks for the blob itself does not wait either, and ends what was held."""
+        self.put(noise(LARGE))
+        self.sync(self.here)
+        self.now(Deferred.fromCoroutine(self.there.blobs._server().changes.refresh(DEFAULT)))
+        self.server.stall()
+        transfer = self.there.blobs.fetch("a")
+        transfer.pause()
+        self.server.heal()
+        self.assertEqual(self.read(), noise(LARGE))
+        self.fails(transfer.done, CancelledError)
+        self.assertEqual(self.there.blobs.transfers(), [])
 
     def test_paused_download(self) -> None:
         """What came before a pause is not fetched again."""

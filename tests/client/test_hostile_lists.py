@@ -214,6 +214,18 @@ class LossTests(HostileCase):
         self.assertKept()
         self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 2})
 
+    def test_lost_without_a_trace(self) -> None:
+        """The same when the server shows nothing of it: a comparison in full finds it."""
+        self.take_away("small", "large")
+        for device in (self.here, self.there):
+            device.blobs._server().changes._blobs.lie = self.stale_and_silent  # type: ignore[attr-defined]
+        self.sync(self.there)
+        self.assertEqual(self.now(self.here.blobs.remote_count()), 2)
+
+    def stale_and_silent(self, route: ListRoute, page: Page) -> Page:
+        """Take no token, and show no tombstones."""
+        return Page((), None, page.head) if route.deleted else self.stale(route, page)
+
     def test_swapped(self) -> None:
         """What the server put in the place of a blob is not taken for it, and the blob is kept."""
         self.take_away("small")
@@ -276,3 +288,19 @@ class TombstoneTests(HostileCase):
         assert info.tombstone is not None
         named = open_tombstone(self.here._local.roots, BlobKey(DEFAULT, info.blob_id), info.tombstone)
         self.assertEqual(named, {commitment})
+
+    def test_those_before(self) -> None:
+        """It names what was deleted under the id before, also if another device did that."""
+        first = self.commitment("small")
+        self.now(self.here.blobs.delete("small"))
+        self.sync(self.here)
+        self.put(b"second", "small")
+        self.sync(self.here)
+        second = self.commitment("small")
+        self.sync(self.there)
+        self.now(self.there.blobs.delete("small"))
+        self.sync(self.there)
+        (info,) = self.now(self.here.blobs.remote_list(deleted=True))
+        assert info.tombstone is not None
+        named = open_tombstone(self.here._local.roots, BlobKey(DEFAULT, info.blob_id), info.tombstone)
+        self.assertEqual(named, {first, second})

@@ -172,14 +172,14 @@ def postpone(cursor: Cursor, keys: Sequence[BlobKey], until: float, reason: str,
     )
 
 
-def postpone_all(cursor: Cursor, scope: Scope | None, now: float, until: float, reason: str) -> None:
-    """Try all transfers that are due later."""
+def postpone_all(cursor: Cursor, scope: Scope | None, until: float, reason: str) -> None:
+    """Let no transfer be tried before a time."""
     where, values = _of_scope(_statuses(scope), None if scope is None else scope.namespace)
     query = f"""
         UPDATE blob SET retry_at = ?, reason = coalesce(reason, ?)
         WHERE retry_at IS NOT NULL AND retry_at <= ? AND {where}
     """
-    cursor.execute(query, (until, reason, now, *values))
+    cursor.execute(query, (until, reason, until, *values))
 
 
 def hold(cursor: Cursor, key: BlobKey) -> None:

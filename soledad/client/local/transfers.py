@@ -89,9 +89,9 @@ class BlobQueue:
         """See `IBlobQueue`."""
         return self._blobs.database.write(queue.postpone, keys, until, reason, failed, rejected)
 
-    def postpone_all(self, scope: Scope | None, now: float, until: float, reason: str) -> Deferred[None]:
+    def postpone_all(self, scope: Scope | None, until: float, reason: str) -> Deferred[None]:
         """See `IBlobQueue`."""
-        return self._blobs.database.write(queue.postpone_all, scope, now, until, reason)
+        return self._blobs.database.write(queue.postpone_all, scope, until, reason)
 
     def hold(self, key: BlobKey) -> Deferred[None]:
         """See `IBlobQueue`."""

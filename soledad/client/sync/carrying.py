@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from attrs import define, field
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 
 from soledad.client.interfaces import Arrival, IBlobQueue, ILocalBlobs, Outcome
@@ -19,6 +19,8 @@ from soledad.model.blob import SyncEvent, SyncStatus
 from soledad.model.transfer import Direction, Queued
 from soledad.streams import Progress
 
+#: Batches that are in memory at a time: one is stored there while another is on its way.
+BATCHES = 3
 #: What a batch has for each of its blobs.
 Result = SyncStatus | SoledadError | None
 
@@ -35,6 +37,7 @@ class Carrying:
     _deleting: Deleting
     #: From 0 to 1.
     _chance: Callable[[], float] = field(repr=False)
+    _batches: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(BATCHES), init=False)
 
     async def carry(self, row: Queued, direction: Direction, progress: Progress) -> SyncStatus | None:
         """
@@ -55,6 +58,9 @@ class Carrying:
 
     async def carry_together(self, rows: Sequence[Queued], direction: Direction) -> list[Result]:
         """Carry out small transfers of one direction; return what became of each.  Raises what concerns all."""
+        return await self._batches.run(self._carry_together, rows, direction)
+
+    async def _carry_together(self, rows: Sequence[Queued], direction: Direction) -> list[Result]:
         try:
             if direction is Direction.UPLOAD:
                 results = await self.sending.send_together(rows)

@@ -117,8 +117,9 @@ class Engine(Holder):
     async def release(self, key: BlobKey) -> None:
         """End what is under way with a blob, before something else happens to it."""
         while (transfer := self._transfers.get(key)) is not None:
+            ended = transfer.done.addCallbacks(lambda status: None, lambda failure: None)
             transfer.cancel()
-            await transfer.ended()
+            await ended
 
     # --- over time ------------------------------------------------------------------------------------
 
@@ -162,7 +163,7 @@ class Engine(Holder):
         for transfer in self.transfers:
             # Somebody else began these.
             if transfer.state is TransferState.RUNNING and run.scope.includes(transfer.key, transfer.direction):
-                await transfer.ended()
+                await transfer.still()
         await self._conclude(run)
 
     async def _conclude(self, run: Run) -> None:
@@ -173,10 +174,9 @@ class Engine(Holder):
                 raise run.was_in_vain
             return
         if isinstance(run.error, RetriableTransferError):
-            now = self._clock.seconds()
-            until = now + SOON.pause(self._vain, self._chance())
+            until = self._clock.seconds() + SOON.pause(self._vain, self._chance())
             self._vain += 1
-            await self._queue.postpone_all(run.scope, now, until, reason_of(run.error))
+            await self._queue.postpone_all(run.scope, until, reason_of(run.error))
             await self._schedule()
         raise run.error
 
@@ -258,9 +258,10 @@ class Engine(Holder):
         while (other := self._transfers.get(row.key)) is not None and other is not transfer:
             if other.state is TransferState.PAUSED:
                 # Whoever asks for it now wants it more than who held it.
+                other.stopped = None
                 self._finished(row.key, other, CancelledError())
                 break
-            await other.ended()
+            await other.still()
         self._transfers[row.key] = transfer
         try:
             status = await self._slots.run(self._latest, row, transfer)

@@ -124,7 +124,7 @@ class AskingTests(QueueCase):
         self.assertEqual((self.due(8.0), self.due(9.0)), ("", "a"))
         self.assertEqual((self.get("b").attempts, self.get("a").rejections), (1, 1))
         self.assertEqual(queue.next_time(self.cursor), 9.0)
-        queue.postpone_all(self.cursor, None, 9.0, 20.0, "all")
+        queue.postpone_all(self.cursor, None, 20.0, "all")
         self.assertEqual(queue.next_time(self.cursor), 20.0)
 
     def test_plan(self) -> None:
