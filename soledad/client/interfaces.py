@@ -217,6 +217,9 @@ class IJournal(Interface):
     def settle(now: Standing) -> Deferred[None]:
         """Note that the push arrived; documents that were changed since they were read for it wait for the next one."""
 
+    def forget() -> Deferred[None]:
+        """Keep no push any more: it was refused."""
+
     def accept(
         now: Standing, found: str | None, arrived: bool, is_over: bool, others: Sequence[Incident]
     ) -> Deferred[list[Incident]]:

@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 import soledad
-from soledad import Document, Soledad, SoledadError
+from soledad import Document, Soledad, SoledadError, TamperPolicy
 from soledad.client.local.files import INLINE_LIMIT
 from soledad.errors import InvalidPassphrase, NoServer, StoreClosed, StoreInUse, UsageError
 from soledad.streams import Budget, MemoryConsumer, WorkerConsumer
@@ -28,7 +28,9 @@ SECRET = "sesame-sesame"
 
 #: Arguments for each public method that returns a Deferred.
 OF_THE_STORE: dict[str, Callable[[Document], tuple[Any, ...]]] = {
+    "accept_server_restore": lambda doc: (),
     "change_passphrase": lambda doc: ("new",),
+    "checkpoint_code": lambda doc: (),
     "create_doc": lambda doc: ({},),
     "create_doc_from_json": lambda doc: ("{}",),
     "create_index": lambda doc: ("index", "name"),
@@ -36,6 +38,7 @@ OF_THE_STORE: dict[str, Callable[[Document], tuple[Any, ...]]] = {
     "delete_doc": lambda doc: (doc,),
     "delete_index": lambda doc: ("index",),
     "delete_text_index": lambda doc: ("text",),
+    "devices": lambda doc: (),
     "get_all_docs": lambda doc: (),
     "get_count_from_index": lambda doc: ("index", "value"),
     "get_doc": lambda doc: ("a",),
@@ -44,12 +47,18 @@ OF_THE_STORE: dict[str, Callable[[Document], tuple[Any, ...]]] = {
     "get_from_index": lambda doc: ("index", "value"),
     "get_index_keys": lambda doc: ("index",),
     "get_range_from_index": lambda doc: ("index", "a", "b"),
+    "incidents": lambda doc: (),
     "list_indexes": lambda doc: (),
     "list_text_indexes": lambda doc: (),
     "put_doc": lambda doc: (doc,),
     "put_docs": lambda doc: ([doc],),
     "resolve_doc": lambda doc: (doc, [doc.rev]),
     "search": lambda doc: ("text", "word"),
+    "set_tamper_policy": lambda doc: (TamperPolicy.WARN,),
+    "stop_sync": lambda doc: (),
+    "sync": lambda doc: (),
+    "sync_problems": lambda doc: (),
+    "tamper_policy": lambda doc: (),
     "whats_changed": lambda doc: (),
 }
 OF_DOCUMENTS: dict[str, Callable[[Document], tuple[Any, ...]]] = {

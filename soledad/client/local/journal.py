@@ -249,8 +249,9 @@ def outgoing(cursor: Cursor, records: int, size: int, beside_sent: bool = False)
 
 
 def _outgoing(cursor: Cursor, records: int, size: int, condition: str) -> Iterator[Outgoing]:
+    # CROSS: what waits is gone through, and not all documents, however few of either there are.
     query = f"""
-        SELECT sync_outgoing.generation, {COLUMNS} FROM sync_outgoing JOIN document USING (doc_id)
+        SELECT sync_outgoing.generation, {COLUMNS} FROM sync_outgoing CROSS JOIN document USING (doc_id)
         WHERE doc_id NOT IN (SELECT doc_id FROM sync_problem WHERE doc_id IS NOT NULL) {condition} LIMIT ?
     """
     for generation, *row in cursor.execute(query, (records,)).fetchall():
@@ -507,6 +508,10 @@ class LocalJournal:
     def settle(self, now: Standing) -> Deferred[None]:
         """See `IJournal`."""
         return self._write(settle, now)
+
+    def forget(self) -> Deferred[None]:
+        """See `IJournal`."""
+        return self._write(forget)
 
     def accept(
         self, now: Standing, found: str | None, arrived: bool, is_over: bool, others: Sequence[Incident]

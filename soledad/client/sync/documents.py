@@ -22,14 +22,22 @@ from twisted.logger import Logger
 
 from soledad.client.documents import Documents
 from soledad.client.interfaces import IJournal, IRemoteDocuments
-from soledad.client.sync.plan import PagePlan, PushPlan, plan_page, plan_push
+from soledad.client.sync.plan import PagePlan, PushPlan, plan_comparison, plan_page, plan_push
 from soledad.client.sync.watch import Verdict, as_error, found_in, judge
 from soledad.crypto import checkpoint as checkpoints
 from soledad.crypto.checkpoint import Checkpoint, Commit, KeyringMark, open_checkpoint, seal_checkpoint
 from soledad.crypto.keyring import Keyring, OpenKeyring
 from soledad.crypto.record import open_record, record_name, seal_record
 from soledad.deferreds import Worker
-from soledad.errors import CryptoError, PreconditionFailed, SoledadError, StaleToken, UnexpectedAnswer, UnknownKey
+from soledad.errors import (
+    CryptoError,
+    PreconditionFailed,
+    QuotaExceeded,
+    SoledadError,
+    StaleToken,
+    UnexpectedAnswer,
+    UnknownKey,
+)
 from soledad.model.conflict import Versions
 from soledad.model.ids import DocId, RecordName, UserId
 from soledad.model.syncing import Look, Outgoing, Pending, Standing
@@ -244,8 +252,6 @@ class Exchange:
             plan = await self._plan(records)
         now = evolve(self._standing, cursor=cursor, digest=plan.digest)
         if plan.arrivals or now != self._standing:
-            # It has more than the head that was accepted last.
-            now = evolve(now, head=None)
             applied = await self._parts.journal.take(plan.arrivals, now)
             self._standing = now
             for one in plan.arrivals:
@@ -360,20 +366,18 @@ class Exchange:
         if self._look.policy is TamperPolicy.REFUSE:
             await self._detect(verdict.found, head)
         mine = await self._parts.journal.hashes()
-        gone = {name: mine[name] for name in mine.keys() - listed.keys()}
-        differing = {name for name, hashed in listed.items() if mine.get(name) != hashed}
-        differing.update(listed.keys() & self._problems.keys())
-        self._standing = evolve(
-            self._standing,
-            cursor=head.sealed.cursor if len(differing) <= MANY else "",
-            head=None,
-            digest=(self._standing.digest - checkpoints.digest_of(self._keyring.digest_key, gone)) % (1 << 256),
+        plan = await self._parts.worker.run(
+            plan_comparison, mine, listed, set(self._problems), self._standing.digest, self._keyring.digest_key
         )
-        await self._parts.journal.missing(gone, self._standing)
-        for name in gone:
+        is_many = len(plan.differing) > MANY
+        self._standing = evolve(
+            self._standing, cursor="" if is_many else head.sealed.cursor, head=None, digest=plan.digest
+        )
+        await self._parts.journal.missing(plan.gone, self._standing)
+        for name in plan.gone:
             self._problems.pop(name, None)
-        if self._standing.cursor:
-            await self._fetch(sorted(differing))
+        if not is_many:
+            await self._fetch(plan.differing)
 
     async def _list(self) -> tuple[dict[RecordName, bytes], Found]:
         """Return the names and hashes of all records, and the head that they are of."""
@@ -482,7 +486,12 @@ class Exchange:
             except BaseException:
                 await _abandoned(sending)
                 raise
-            head = await sending
+            try:
+                head = await sending
+            except QuotaExceeded:
+                # It was refused for good, and what is sent next time may be less.
+                await self._parts.journal.forget()
+                raise
             if head.tag != pending.tag:
                 raise UnexpectedAnswer("another head than was sent")
             now = evolve(

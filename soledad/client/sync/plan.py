@@ -7,11 +7,11 @@ Source: docs/spec/documents-sync.rst, "What a device does".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Set
 
 from attrs import evolve, frozen
 
-from soledad.crypto.checkpoint import replaced
+from soledad.crypto.checkpoint import digest_of, replaced
 from soledad.errors import CryptoError, DocumentTooBig, UnknownKey
 from soledad.model import revision
 from soledad.model.conflict import Versions
@@ -105,6 +105,37 @@ def _goes_on(before: str, versions: Versions) -> bool:
 def revs_of(versions: Versions) -> str:
     """Return the revisions of a record, as the journal keeps them."""
     return " ".join(version.rev for version in versions)
+
+
+@frozen
+class Comparison:
+    """What a full list of names and hashes comes to."""
+
+    #: Records that have to be looked at, ascending.
+    differing: tuple[RecordName, ...]
+    #: Records that the server has not got any more, ascending.
+    gone: tuple[RecordName, ...]
+    #: What the records of the server are together without those.
+    digest: int
+
+
+def plan_comparison(
+    mine: Mapping[RecordName, bytes],
+    listed: Mapping[RecordName, bytes],
+    aside: Set[RecordName],
+    digest: int,
+    digest_key: bytes,
+) -> Comparison:
+    """
+    Compare what the server has with what is known of it.
+
+    :param aside: records that are set aside: they are looked at even if they are the same.
+    :param digest: what the records are together, as far as is known.
+    """
+    gone = tuple(sorted(mine.keys() - listed.keys()))
+    differing = {name for name, hashed in listed.items() if mine.get(name) != hashed} | (aside & listed.keys())
+    lost = digest_of(digest_key, {name: mine[name] for name in gone})
+    return Comparison(tuple(sorted(differing)), gone, (digest - lost) % (1 << 256))
 
 
 @frozen

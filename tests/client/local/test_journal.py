@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from types import SimpleNamespace
+from typing import Any
 
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.client.local import documents, journal
 from soledad.client.local.database import Cursor
+from soledad.deferreds import unawaited
 from soledad.model.conflict import Versions
 from soledad.model.document import Stored
 from soledad.model.ids import DocId, RecordName
@@ -92,6 +95,19 @@ class RecordTests(JournalTestCase):
             self.put(f"doc-{number}", '{"n":"%s"}' % ("x" * 100))
         self.assertEqual(len(journal.outgoing(self.cursor, 3, 1 << 20)), 3)
         self.assertEqual(len(journal.outgoing(self.cursor, 5, 150)), 2)
+
+    def test_plan(self) -> None:
+        """With many documents and nothing to send, none is looked at."""
+        seen: list[str] = []
+        cursor: Any = SimpleNamespace(execute=lambda query, *values: self.explained(seen, query, *values))
+        journal.outgoing(cursor, 100, 1 << 20)
+        self.assertIn("SCAN sync_outgoing", seen)
+        self.assertEqual([line for line in seen if line.startswith("SCAN document")], [])
+
+    def explained(self, seen: list[str], query: str, *values: Any) -> Any:
+        """Execute a query, and note how it is carried out."""
+        seen += [row[3] for row in self.cursor.execute(f"EXPLAIN QUERY PLAN {query}", *values).fetchall()]
+        return self.cursor.execute(query, *values)
 
     def test_came(self) -> None:
         """What came does not go back, unless more is here."""
@@ -242,3 +258,13 @@ class CopyTests(JournalTestCase):
         after = journal.reissued(versions, ME, NEW, [f"{ME}:1"], 1)
         self.assertEqual({one.rev for one in after}, {f"{ME}:1|{NEW}:1", f"{ME}:1|{NEW}-1:1", f"{OTHER}:1"})
         self.assertEqual(journal.reissued(versions, ME, NEW, [], 2), versions)
+
+    def test_waiting(self) -> None:
+        """A change that waits for its turn while the name changes is counted under the new one."""
+        jobs: list[Any] = []
+        database: Any = SimpleNamespace(write=jobs.append)
+        local = documents.LocalDocuments(database, ME)
+        unawaited(local.put_all([Stored(DocId("a"), "", "{}")], None))
+        local.replica = NEW
+        (written,) = jobs[0](self.cursor)
+        self.assertEqual(written.rev, f"{NEW}:1")

@@ -67,6 +67,13 @@ class CopiesTests(DevicesTestCase):
         self.assertEqual(self.contents(self.one, "c"), [2])
         self.assertEqual(self.contents(self.copy_of_one, "d"), [2])
 
+    def test_commits_without_documents(self) -> None:
+        """Nor does it take a commit that has no document for its own."""
+        name = self.replica(self.one)
+        self.now(self.one.accept_server_restore())
+        self.sync(self.copy_of_one)
+        self.assertNotEqual(self.replica(self.copy_of_one), name)
+
     def test_restored(self) -> None:
         """A device that was put back to an older copy gets what it had sent since, and keeps what was not sent."""
         self.put(self.one, "a", {"n": 1})

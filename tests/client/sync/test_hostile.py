@@ -127,6 +127,25 @@ class RecordTests(HostileTestCase):
         self.assertEqual([self.content(self.two, doc_id) for doc_id in "def"], [{"n": 1}] * 3)
         self.assertEqual(between.calls, ["pull", "names", "fetch", "pull"])
 
+    def test_withheld_and_shown(self) -> None:
+        """A device that was deceived does not deceive others: what it pushes goes on from what was stated."""
+        self.put(self.one, "d", {"n": 1})
+        self.sync(self.one)
+        (dropped,) = set(self.evil.names()) - set(self.names.values())
+        record = self.evil.record(dropped)
+        self.evil.drop(dropped)
+        self.put(self.two, "e", {"n": 1})
+        self.sync(self.two)
+        self.assertEqual(self.kinds(self.two), {IncidentKind.STATE_DIFFERS})
+        self.evil.replace(dropped, record)
+        three = self.another()
+        self.sync(three, self.two)
+        own = three._local.documents.replica
+        self.assertEqual([one for one in self.now(three.incidents()) if one.device == own], [])
+        for store in (three, self.two):
+            self.assertEqual([self.content(store, doc_id) for doc_id in "de"], [{"n": 1}] * 2)
+        self.assertEqual(len(self.now(self.two.incidents())), 1)
+
     def test_from_another_server(self) -> None:
         """A record that was genuine on another server of the same person is none of this state."""
         other = MemoryServer()
@@ -233,6 +252,15 @@ class StateTests(HostileTestCase):
         self.sync(self.two)
         self.assertEqual((self.kinds(self.two), asked), (set(), [False]))
 
+    def test_keyring_older_here(self) -> None:
+        """A device whose own keyring is older does not state that there is no newer one."""
+        self.now(self.one.change_passphrase("new"))
+        self.put(self.one, "d", {})
+        self.sync(self.one, self.two)
+        self.put(self.two, "e", {})
+        self.sync(self.two, self.one)
+        self.assertEqual(self.kinds(self.one) | self.kinds(self.two), set())
+
     def settle(self, store: Soledad, is_well: bool) -> list[bool]:
         """Let a device find the server's keyring to be well, or not."""
         asked: list[bool] = []
@@ -277,14 +305,16 @@ class RestoreTests(HostileTestCase):
         self.assertEqual(self.content(three, "a"), {"n": 1})
 
     def test_what_others_had(self) -> None:
-        """Other devices send what only they had."""
+        """Other devices send what only they had, of documents that are there still, too."""
         self.put(self.two, "d", {"n": 1})
+        self.put(self.two, "b", {"n": 5})
         self.sync(self.two)
         self.evil.put_back(self.old)
         self.now(self.one.accept_server_restore())
         self.assertIsNone(self.content(self.one, "d"))
         self.sync(self.two, self.one)
-        self.assertEqual(self.content(self.one, "d"), {"n": 1})
+        self.assertEqual([self.content(self.one, doc_id) for doc_id in "bd"], [{"n": 5}, {"n": 1}])
+        self.assertEqual(self.kinds(self.two), {IncidentKind.RESTARTED})
 
     def test_written_since(self) -> None:
         """What a device wrote on the restored server in the meantime becomes a conflict, and is not lost."""

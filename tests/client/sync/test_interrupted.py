@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 
 from soledad import Document, Reason, Soledad
+from soledad.client.local import database
 from soledad.deferreds import unawaited
 from soledad.errors import ConnectionFailed, PreconditionFailed, QuotaExceeded, StoreClosed
 from soledad.testing import MemoryServer
@@ -173,16 +174,17 @@ class InterruptedTests(DevicesTestCase):
         self.fails(work, PreconditionFailed)
 
     def test_quota(self) -> None:
-        """A server that has no room says so, and nothing is lost."""
-        server = MemoryServer(quota=1000)
+        """A server that has no room says so, and takes what is less afterwards."""
+        server = MemoryServer(quota=3000)
         folder = self.folders[self.one]
         self.now(self.one.close())
         one = self.open(folder, server)
-        self.put(one, "a", {"text": "x" * 1000})
-        self.fails(one.sync(), QuotaExceeded)
+        self.put(one, "a", {"text": "x" * 3000})
+        for _ in range(2):
+            self.fails(one.sync(), QuotaExceeded)
         self.put(one, "a", {})
-        self.put(one, "b", {})
-        self.fails(one.sync(), QuotaExceeded)
+        self.sync(one)
+        self.assertEqual(len(Evil(server).names()), 1)
 
 
 class WaitingTests(DevicesTestCase):
@@ -283,11 +285,61 @@ class CancelledTests(DevicesTestCase):
                 store._syncing._stop()  # type: ignore[union-attr]
             return answer
 
-        put_between(store, **{"after" if after else "before": cancel})
+        between = put_between(store, **{"after" if after else "before": cancel})
         outcome: list[Any] = []
         unawaited(store.sync().addBoth(outcome.append))
-        if not isinstance(outcome[0], int):
+        if len(between.calls) > at:
             outcome[0].trap(CancelledError)
+        self.assertLessEqual(len(between.calls), at + 1)
+
+
+class KilledTests(DevicesTestCase):
+    """A process that is gone after any of its commits."""
+
+    def setUp(self) -> None:
+        """See each commit."""
+        self.commits: list[Any] = []
+        self.at = -1
+        self.left: Path | None = None
+        original = database.commit_group
+
+        def commit_group(*args: Any) -> Any:
+            outcomes = original(*args)
+            if self.at >= 0:
+                self.commits.append(outcomes)
+                if len(self.commits) == self.at + 1:
+                    self.left = self.copy(self.one)
+            return outcomes
+
+        self.patch(database, "commit_group", commit_group)
+        super().setUp()
+
+    def die(self, name: str, number: int) -> None:
+        """Send nothing any more."""
+        if self.left is not None:
+            raise ConnectionFailed()
+
+    def test_every_commit(self) -> None:
+        """Wherever it ends, the next sync brings what is left, and nothing is amiss."""
+        two = self.another()
+        for at in range(8):
+            self.put(self.one, "a", {"n": at})
+            self.put(two, "b", {"n": at})
+            self.sync(two)
+            put_between(self.one, before=self.die)
+            self.left, self.at = None, at
+            self.commits.clear()
+            outcome: list[Any] = []
+            unawaited(self.one.sync().addBoth(outcome.append))
+            self.at = -1
+            self.now(self.one.close())
+            self.one = self.open(self.left or self.folders[self.one])
+            self.sync(self.one, two)
+            self.assertEqual(self.content(self.one, "b"), {"n": at})
+            self.assertEqual(self.content(two, "a"), {"n": at})
+        # The last round found fewer commits: it was through all of them.
+        self.assertIsNone(self.left)
+        self.assertEqual(self.now(self.one.incidents()) + self.now(two.incidents()), [])
 
 
 class ProblemTests(DevicesTestCase):

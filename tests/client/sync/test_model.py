@@ -303,4 +303,4 @@ class DevicesTests(SynchronousTestCase):
     def test_devices(self) -> None:
         """All devices come to have the same, and nothing is lost."""
         DevicesMachine.test = self
-        run_state_machine_as_test(DevicesMachine, settings=settings(max_examples=examples(8), stateful_step_count=60))
+        run_state_machine_as_test(DevicesMachine, settings=settings(max_examples=examples(15), stateful_step_count=60))

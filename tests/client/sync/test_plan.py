@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from soledad.client.sync.plan import PagePlan, PushPlan, plan_page, plan_push
+from soledad.client.sync.plan import PagePlan, PushPlan, plan_comparison, plan_page, plan_push
 from soledad.crypto.checkpoint import digest_of
 from soledad.errors import AuthenticationFailed, DocumentTooBig, MalformedRecord, UnknownKey
 from soledad.model.conflict import Versions
@@ -118,6 +118,22 @@ class PageTests(SynchronousTestCase):
                 known = self.known(f"{OTHER}:1", own)
                 plan = self.plan(record("1", f"{ME}:{came}|{OTHER}:1"), known=known, sent={name("1"): sent})
                 self.assertEqual((plan.is_copy, plan.arrivals[0].own), (is_copy, came))
+
+
+class ComparisonTests(SynchronousTestCase):
+    """`plan_comparison`."""
+
+    def test_table(self) -> None:
+        """What is new, what is another one, what is set aside, and what is gone."""
+        mine = {name(letter): letter.encode() * 32 for letter in "12345"}
+        listed = {**mine, name("2"): b"x" * 32, name("6"): b"y" * 32}
+        del listed[name("4")]
+        aside = {name("3"), name("4")}
+        plan = plan_comparison(mine, listed, aside, digest_of(KEY, mine), KEY)
+        self.assertEqual(plan.differing, (name("2"), name("3"), name("6")))
+        self.assertEqual(plan.gone, (name("4"),))
+        del mine[name("4")]
+        self.assertEqual(plan.digest, digest_of(KEY, mine))
 
 
 class PushTests(SynchronousTestCase):
