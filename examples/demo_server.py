@@ -49,6 +49,11 @@ class ServerProcess(ProcessProtocol):
     def __init__(self, reactor: Any, folder: Path) -> None:
         self._reactor = reactor
         self._folder = folder
+        self._port = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing was heard of the process yet."""
         self._listening: Deferred[str] = Deferred()
         self._ended: Deferred[None] = Deferred()
         self._line = b""
@@ -56,11 +61,12 @@ class ServerProcess(ProcessProtocol):
 
     async def start(self) -> str:
         """
-        Start the process; return the server's URL once it listens.
+        Start the process, at the port that it had before; return the server's URL once it listens.
 
         :raise CommandFailed: it ended instead.
         """
-        options = ["--data-dir", str(self._folder), "--users", "tcp:0:interface=127.0.0.1"]
+        self._begin()
+        options = ["--data-dir", str(self._folder), "--users", f"tcp:{self._port}:interface=127.0.0.1"]
         command = [str(SCRIPTS / "twist"), "--log-format", "json", "soledad", *options]
         self._reactor.spawnProcess(self, command[0], command, os.environ)
         return await self._listening.addTimeout(PATIENCE, self._reactor, _too_late)
@@ -86,7 +92,8 @@ class ServerProcess(ProcessProtocol):
         *lines, self._line = (self._line + data).split(b"\n")
         for event in map(_event_of, lines):
             if event.get("log_namespace") == "soledad.server.service" and "port" in event:
-                self._listen(f"http://{event['host']}:{event['port']}")
+                self._port = event["port"]
+                self._listen(f"http://{event['host']}:{self._port}")
 
     def errReceived(self, data: bytes) -> None:
         """Keep what it complains of."""
@@ -94,10 +101,11 @@ class ServerProcess(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         """Tell whoever waits."""
-        self._ended.callback(None)
         if not self._listening.called:
             said = self._errors.decode(errors="replace").strip() or reason.getErrorMessage()
             self._listening.errback(Failure(CommandFailed(f"the server did not start: {said}")))
+        # Last: whoever waited may start it again at once.
+        self._ended.callback(None)
 
     def _listen(self, url: str) -> None:
         if not self._listening.called:

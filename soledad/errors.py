@@ -325,6 +325,15 @@ class AttachmentNotAvailable(StorageError):
 
 
 @frozen(str=False)
+class NotEvictable(StorageError):
+    """The bytes have to stay on this device: they are pinned, or are not known to be safe elsewhere."""
+
+    blob_id: str
+    namespace: str
+    reason: str = ""
+
+
+@frozen(str=False)
 class QuotaExceeded(StorageError):
     """The user's quota does not allow that many bytes."""
 
@@ -407,6 +416,11 @@ class NoSuchUser(StorageError):
 
 
 @frozen(str=False)
+class KeyringNotFound(StorageError):
+    """The server has no keyring of this user."""
+
+
+@frozen(str=False)
 class StaleToken(StorageError):
     """The list's token is from before a restore or a repair: compare in full."""
 
@@ -442,6 +456,20 @@ class KeyringExists(KeyringError):
     """A keyring is there already: it is never overwritten."""
 
     path: str
+
+
+@frozen(str=False)
+class KeyringChanged(KeyringError):
+    """The server has another keyring of this user: ``adopt_keyring`` with its passphrase goes on with that."""
+
+
+@frozen(str=False)
+class KeyringRolledBack(KeyringError):
+    """The server's keyring is older than it was, or was replaced by another as old; it was not taken."""
+
+    #: Generations.
+    found: int
+    known: int
 
 
 # --- the bytes are not what they should be ------------------------------------------------------------
@@ -580,7 +608,7 @@ class ConnectionFailed(RetriableTransferError):
 
 @frozen(str=False)
 class UploadBusy(RetriableTransferError):
-    """Another connection is at this upload, and cannot be ended from here."""
+    """Another connection is at this upload."""
 
     upload: str
 

@@ -463,9 +463,10 @@ async def send(producer: WorkerProducer, consumer: IConsumer) -> None:
     done = producer.startProducing(consumer)
 
     def cancelled() -> None:
-        producer.stopProducing()
+        # First: once it is stopped, nothing of this may be left to do.
         if not done.called:
             done.errback(CancelledError())
+        producer.stopProducing()
 
     await outlasting(producer.closed(), cancelled)
     if not done.called:

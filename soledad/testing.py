@@ -88,6 +88,9 @@ def make_store(
     Everything is real but for threads and passphrase: calls run in place, so their Deferreds have fired when they
     return, and the keyring's key is handed in.
 
+    A second store of a user, with the same server and a folder of its own, is a second device: it has the keyring
+    that the first left on the server.  One that is made while the server is out of reach begins apart, and joins.
+
     :param server: a `MemoryServer`, where the user is made if need be; or what `MemoryServer.connect` gave.
     :param data_dir: the store's folder; by default a new one.  Closing a store and opening its folder again works.
     :param clock: the store's time, for transfers that are tried again later; by default it stands still.
@@ -98,8 +101,15 @@ def make_store(
     workers = Workers.start(lambda threads, name: InPlace())
     opening = open_store(Clock() if clock is None else clock, workers, user_id(uuid), HandedInKey(key), folder, server)
     soledad: Soledad = test.successResultOf(Deferred.fromCoroutine(opening))
-    test.addCleanup(lambda: test.successResultOf(soledad.close()))
+    test.addCleanup(_close, test, soledad, server)
     return soledad
+
+
+def _close(test: SynchronousTestCase, soledad: Soledad, server: Server | None) -> None:
+    closing = soledad.close()
+    if server is not None and isinstance(server._agent, _MemoryAgent):
+        server._agent.flush()
+    test.successResultOf(closing)
 
 
 # --- the server in memory -----------------------------------------------------------------------------
@@ -129,7 +139,8 @@ class MemoryServer:
         self._accounts = Accounts(database, self.clock.seconds)
         self._tokens: dict[str, str] = {}
         records = Records(database, quota, self.clock.seconds)
-        self._door = _Door(make_root(backend, self._accounts, budget=budget, records=records))
+        root = make_root(backend, self._accounts, budget=budget, records=records, clock=self.clock)
+        self._door = _Door(root)
         self._network = _Network(self.clock, make_site(self._door, self.clock, budget))  # type: ignore[arg-type]
         self._agent: ServerAgent | None = None
 
@@ -177,7 +188,7 @@ class MemoryServer:
         Let everything arrive that is on its way.
 
         This happens by itself when a request is made, and while one goes on; call it after something else happened
-        outside: a call was cancelled, a consumer of one's own went on.
+        outside: a call was cancelled, a store that follows was closed, a consumer of one's own went on.
         """
         self._network.run()
 
@@ -348,6 +359,10 @@ class _MemoryAgent(ServerAgent):
         answer = super().request(*args, **options)
         self._network.run()
         return answer
+
+    def flush(self) -> None:
+        """Let everything arrive that is on its way."""
+        self._network.run()
 
     def close(self) -> Deferred[None]:
         """End all connections; they are gone when this returns."""

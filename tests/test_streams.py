@@ -481,6 +481,16 @@ class WorkerProducerTests(StreamCase):
             self.assertTrue(self.source.closed)
             self.assertEqual(self.budget.used, 0)
 
+    def test_cancelled_while_paused(self) -> None:
+        """Cancelling ends it though the consumer never comes back, also where reading and closing take no time."""
+        producer = self.producer(bytes(3 * PIECE), InPlace())
+        producer.pauseProducing()
+        done = self.send(producer, Sink())
+        done.cancel()
+        self.failureResultOf(done, CancelledError)
+        self.assertTrue(self.source.closed)
+        self.assertEqual(self.budget.used, 0)
+
     def test_stopped_while_paused(self) -> None:
         """A piece that waits for a consumer that never comes back is given up."""
         producer = self.producer(bytes(10 * PIECE))

@@ -51,6 +51,21 @@ class MemoryServerTests(SynchronousTestCase):
         self.successResultOf(self.put())
         self.assertEqual(self.get(), DATA)
 
+    def test_second_device(self) -> None:
+        """A second store of a user has the keys of the first; one that began apart joins when it is opened again."""
+        first, second = make_store(self, self.server), make_store(self, self.server)
+        self.assertEqual(first._local.keyring.keyring, second._local.keyring.keyring)
+        self.assertNotEqual(first._local.keyring.device_key, second._local.keyring.device_key)
+        self.server.disconnect()
+        folder = self.mktemp()
+        third = make_store(self, self.server, data_dir=folder)
+        self.assertNotEqual(third._local.keyring.roots, first._local.keyring.roots)
+        self.successResultOf(third.close())
+        self.server.heal()
+        third = make_store(self, self.server, data_dir=folder)
+        self.assertEqual(third._local.keyring_state().account, first._local.keyring_state().account)
+        self.assertEqual(len(third._local.keyring.roots), 2)
+
     def test_users(self) -> None:
         """Users are made on demand, once; their blobs are their own."""
         self.successResultOf(self.put())

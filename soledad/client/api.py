@@ -6,13 +6,13 @@ Opening and closing are here, and which implementations are used; what documents
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from os import urandom
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from attrs import define, field
+from attrs import define, field, frozen
 from platformdirs import user_data_dir
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -22,21 +22,28 @@ from soledad.client.blob_store import BlobStore
 from soledad.client.blobs import Blobs
 from soledad.client.document import Document
 from soledad.client.documents import Documents, new_document
+from soledad.client.follow import Following
+from soledad.client.held import Held
 from soledad.client.interfaces import IJournal
+from soledad.client.keeping import Keeping
+from soledad.client.keys import Change, Keys
 from soledad.client.local.journal import LocalJournal
+from soledad.client.local.opening import Opening
 from soledad.client.local.store import LocalStore, Workers
 from soledad.client.local.transfers import BlobQueue
 from soledad.client.observers import Observer, Observers, Subscription
 from soledad.client.operations import Operations, local_operation, local_read, network_operation
 from soledad.client.queries import Queries
 from soledad.client.remote.connect import Server, check_server, connect
+from soledad.client.sync.collect import Collector, Rounds
 from soledad.client.sync.documents import Parts
+from soledad.client.sync.keyring import KeyringWatch
 from soledad.client.sync.remote import Here, Remote
 from soledad.client.sync.syncing import ProgressCallback, Syncing
 from soledad.crypto.checkpoint import checkpoint_code
-from soledad.crypto.slots import Credential, Passphrase
+from soledad.crypto.slots import Credential, Passphrase, RecoveryCode
 from soledad.deferreds import Serial, ThreadWorker, deferred, outlasting, unawaited
-from soledad.errors import NoServer, StoreClosed
+from soledad.errors import KeyringError, NoServer, StoreClosed
 from soledad.model.content import Content
 from soledad.model.document import Changes
 from soledad.model.ids import UserId, user_id
@@ -74,9 +81,16 @@ class Soledad:
     blobs: BlobStore = field(repr=False)
     _journal: IJournal = field(repr=False)
     _syncing: Syncing | None = field(repr=False)
+    _keys: Keys = field(repr=False)
+    _keeping: Keeping = field(repr=False)
+    _collector: Collector = field(repr=False)
+    _rounds: Rounds = field(init=False, repr=False)
     _trigger: Any = field(default=None, init=False, repr=False)
     _closed: Deferred[None] | None = field(default=None, init=False, repr=False)
-    _changing: Serial = field(factory=Serial, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Say what is done by itself while the store is open."""
+        self._rounds = Rounds(self._reactor, self.operations, self._look_after)
 
     # --- opening and closing --------------------------------------------------------------------------
 
@@ -95,6 +109,9 @@ class Soledad:
         """
         Open a user's store, or make it when there is none.  Works offline, from the very first time.
 
+        On a new device uuid, token and passphrase are enough: if the server has the user's keyring, the new store is
+        made with that.  If it cannot be reached, keys are made here, and joined with the others' later.
+
         :param uuid: the user's id: 1 to 64 of ``[A-Za-z0-9_-]``.
         :param passphrase: what the keys are locked with; there is no way around it.
         :param data_dir: the folder of this one store; by default a folder of the user's id where the system keeps
@@ -105,8 +122,10 @@ class Soledad:
         :param cert_file: the certificates (PEM) to trust, instead of the system's.
         :param reactor: by default the global one.
         :return: fires with the open `Soledad`.
-        :raise WrongPassphrase: the passphrase does not open the keyring.
-        :raise MalformedKeyring: the keyring's file is damaged; it was not touched.
+        :raise WrongPassphrase: the passphrase opens neither this device's keyring nor, if that can be asked, a newer
+            one that the server has.
+        :raise MalformedKeyring: the keyring's file is damaged; it was not touched.  Of a new store: what the server
+            has is no keyring, or not this user's, or its parameters are not to be accepted; nothing was made.
         :raise KeyringMissing: there is a database, but no keyring; none was made.
         :raise StoreInUse: the store is open already, here or in another process.
         :raise ForeignStore: the folder has the store of another user.
@@ -115,8 +134,39 @@ class Soledad:
         :raise InvalidIdentifier: the user's id is none.
         :raise InvalidPassphrase: the passphrase is empty, or no text.
         :raise InvalidServerURL: URL, token or certificates are not usable, or not all that is needed was given.
+        :raise TransferError: of a new store: the server answered, but refused, or not as a server should.
         """
-        return _open(uuid, passphrase, data_dir, server_url, auth_token, cert_file, reactor)
+        place = _Place(uuid, data_dir, server_url, auth_token, cert_file, reactor)
+        return _open(place, lambda: Passphrase(passphrase))
+
+    @classmethod
+    def recover(
+        cls,
+        uuid: str,
+        code: str,
+        new_passphrase: str,
+        *,
+        data_dir: str | Path | None = None,
+        server_url: str | None = None,
+        auth_token: str | None = None,
+        cert_file: str | Path | None = None,
+        reactor: Any = None,
+    ) -> Deferred[Soledad]:
+        """
+        Open a user's store with a recovery code, and give it a new passphrase, everywhere; else as `open`.
+
+        It works on a new device, with the server's keyring, and on one that has the store.  If it fails on its way,
+        or is interrupted, the code opens it still.
+
+        :param code: what `create_recovery_code` gave; spaces, hyphens and case do not matter.
+        :raise InvalidRecoveryCode: it is no code, or mistyped.
+        :raise WrongPassphrase: the code does not open the keyring: it was replaced by another since.
+        :raise KeyringNotFound: this device has no store, and the server no keyring.
+        :raise NoServer: this device has no store, and no server was given.
+        :raise TransferError: the server cannot be reached, or refuses.
+        """
+        place = _Place(uuid, data_dir, server_url, auth_token, cert_file, reactor)
+        return _recover(place, code, new_passphrase)
 
     @property
     def closed(self) -> bool:
@@ -142,8 +192,11 @@ class Soledad:
         self._documents.observers.close()
         if self._trigger is not None:
             self._reactor.removeSystemEventTrigger(self._trigger)
+        self._rounds.stop()
+        self._keeping.stop()
         self.blobs.stop()
         await self.operations.close()
+        await self._keeping.flush()
         try:
             if self._server is not None:
                 await self._server.close()
@@ -155,6 +208,12 @@ class Soledad:
         # The reactor takes its triggers off by itself while it shuts down.
         self._trigger = None
         return self.close()
+
+    def _meet(self, credential: Credential) -> None:
+        """Look at the server's keyring, while other work goes on."""
+        meeting = self.operations.start(partial(self._keys.meet, credential), finishes=False)
+        # Closed or cancelled before its end, it is done at the next opening.
+        unawaited(meeting.addErrback(lambda failure: failure.trap(StoreClosed, CancelledError)))
 
     # --- documents ------------------------------------------------------------------------------------
 
@@ -427,6 +486,35 @@ class Soledad:
         """
         return await self._queries.search(name, query, limit, offset)
 
+    # --- what is kept on this device ------------------------------------------------------------------
+
+    @property
+    def storage_budget(self) -> int | None:
+        """How many bytes of attachments are to be on this device at most, sealed; `None`: any number."""
+        return self._keeping.budget
+
+    @local_operation
+    async def set_storage_budget(self, limit: int | None) -> None:
+        """
+        Let only so many bytes of attachments be on this device; the store remembers it.
+
+        When there are more, those that were read least recently are dropped, one after the other, in the background:
+        only what the server has just confirmed to have, and never what is pinned or waits to be sent.  So there may
+        be more for a while, or as long as the server is out of reach.  Dropped bytes are fetched when they are read.
+
+        :param limit: bytes, as they are stored: a little more than the attachments have; `None`: any number.
+        :return: fires when it is durable, and not when there is room.
+        :raise InvalidLimit: it is no whole number from 0 on.
+        """
+        await self._keeping.set_budget(limit)
+
+    async def _look_after(self) -> None:
+        """Do what is due while the store is open."""
+        await self._keeping.flush()
+        if await self._collector.run():
+            self.blobs.go_on()
+        self._keeping.soon()
+
     # --- syncing --------------------------------------------------------------------------------------
 
     @network_operation
@@ -453,6 +541,37 @@ class Soledad:
         """Stop the sync that runs, if one does; fire when it has ended.  Who waits for it gets a `CancelledError`."""
         if self._syncing is not None:
             await self._syncing.stop()
+
+    def follow(self) -> Following:
+        """
+        Keep this store in step from now on: sync within a second of a change, on the server or on this device.
+
+        When the server cannot be reached, or a sync fails, that is tried again, with pauses of up to a minute.
+
+        :return: ``stop()`` of it ends that, and fires when nothing of it runs any more; so does closing the store.
+            ``problem`` is why the last attempt failed, ``listening`` whether the server tells of changes now.
+        :raise NoServer: the store was opened without a server.
+        :raise StoreClosed: the store is closed.
+        """
+        if self.closed:
+            raise StoreClosed()
+        syncs, server = self._syncs, self._server
+        assert server is not None
+        following = Following(self._reactor, server.events, self.sync, self._has_unsent, lambda: syncs.heads)
+        subscription = self._documents.observers.subscribe(lambda *ignored: following.local_change(), None, None)
+
+        async def run() -> None:
+            try:
+                await following.run()
+            finally:
+                subscription.cancel()
+
+        following.start(self.operations.start(run, finishes=False))
+        return following
+
+    @deferred
+    async def _has_unsent(self) -> bool:
+        return (await self._journal.look()).is_changed
 
     @property
     def syncing(self) -> bool:
@@ -527,23 +646,83 @@ class Soledad:
 
     # --- keys and tokens ------------------------------------------------------------------------------
 
-    @local_operation
-    async def change_passphrase(self, new: str) -> None:
+    @property
+    def keyring_problem(self) -> KeyringError | None:
         """
-        Let the store open with another passphrase from now on.
+        What a person should know of the server's keyring, since it was last looked at; `None`: nothing.
 
-        Whoever has an old copy of the keyring's file, and the old passphrase, has the keys still.
+        `KeyringChanged`: see `adopt_keyring`; nothing is sent to the server until then.  `KeyringRolledBack`: the
+        server shows an older one than it had.  `MalformedKeyring`: what it shows is none.
+        """
+        return self._keys.problem
 
-        :return: fires when it is durable; until then the old passphrase opens it.
+    def change_passphrase(self, new: str) -> Deferred[None]:
+        """
+        Let the store open with another passphrase from now on, on all devices of the user.
+
+        With a server it needs the server; the other devices go on working, and ask for the new passphrase once they
+        have been in step with it.  All passphrases there were open nothing from then on; a recovery code stays.
+
+        Whoever has an old copy of the keyring, and the old passphrase, has the keys still.
+
+        :return: fires when it is durable; until then the old passphrase opens the store.
         :raise InvalidPassphrase: the new one is empty, or no text.
+        :raise KeyringChanged: the server has another keyring: see `adopt_keyring`.
+        :raise TransferError: the server cannot be reached; nothing was changed.  If the connection broke just while
+            the server was told, the new passphrase may hold already: the old one opens this device until it is in
+            step with the server again, and the new one does as long as the server can be asked.
         """
-        passphrase = Passphrase(new)
+
+        def make() -> Change:
+            passphrase = Passphrase(new)
+            return lambda keyring: keyring.with_passphrase(passphrase, urandom)
+
+        return self._change_keyring(make)
+
+    def create_recovery_code(self) -> Deferred[str]:
+        """
+        Make a code that opens the store when the passphrase is forgotten: for paper, in a safe place.
+
+        It replaces any code there was.  Errors as `change_passphrase`.
+
+        :return: fires with the code, eight groups of four characters, once it is durable; see `recover`.
+        """
+        code = RecoveryCode.random(urandom)
+        changed = self._change_keyring(lambda: lambda keyring: keyring.with_recovery_code(code, urandom))
+        return changed.addCallback(lambda ignored: code.as_text())
+
+    def rotate_root(self) -> Deferred[None]:
+        """
+        Seal what is new under a new root from now on, on all devices; what is there stays as it is, and readable.
+
+        It shuts out whoever got hold of the old root alone, and nobody who has an old keyring and its passphrase.
+        Errors as `change_passphrase`.
+        """
+        return self._change_keyring(lambda: lambda keyring: keyring.with_new_root(urandom))
+
+    def _change_keyring(self, make: Callable[[], Change]) -> Deferred[None]:
+        """Change the keyring: on the network if there is a server, which closing does not wait for."""
 
         async def change() -> None:
-            await self._workers.files.run(self._local.change_passphrase, passphrase)
+            await self._keys.change(make())
 
-        # Each change begins with the keyring that the one before it has left.
-        await self._changing.run(change)
+        return self.operations.start(change, finishes=self._server is None)
+
+    @network_operation
+    async def adopt_keyring(self, passphrase: str) -> None:
+        """
+        Go on with the keyring that the server has, which this passphrase opens; what was sealed here stays readable.
+
+        For `KeyringChanged`: this device and another began apart, with two passphrases.  From then on the store opens
+        with this one; a recovery code that was made here alone is of no use any more.
+
+        :raise WrongPassphrase: it does not open the server's keyring; nothing was changed.
+        :raise InvalidPassphrase: it is empty, or no text.
+        :raise NoServer: the store was opened without a server.
+        :raise KeyringRolledBack: the server's keyring is older than it was.
+        :raise MalformedKeyring: what the server has is no keyring of this user.
+        """
+        await self._keys.adopt(Passphrase(passphrase))
 
     def set_token(self, token: str) -> None:
         """
@@ -559,19 +738,24 @@ class Soledad:
         self._server.set_token(token)
 
 
+@frozen
+class _Place:
+    """Which store, where, and by which server, as `Soledad.open` is told."""
+
+    uuid: str
+    data_dir: str | Path | None
+    server_url: str | None
+    auth_token: str | None = field(repr=False)
+    cert_file: str | Path | None
+    reactor: Any
+
+
 @deferred
-async def _open(
-    uuid: str,
-    passphrase: str,
-    data_dir: str | Path | None,
-    server_url: str | None,
-    auth_token: str | None,
-    cert_file: str | Path | None,
-    reactor: Any,
-) -> Soledad:
-    user, credential = user_id(uuid), Passphrase(passphrase)
-    folder = Path(user_data_dir("soledad")) / user if data_dir is None else Path(data_dir)
-    address = check_server(server_url, auth_token, cert_file)
+async def _open(place: _Place, make_credential: Callable[[], Credential], recovers: bool = False) -> Soledad:
+    user, credential = user_id(place.uuid), make_credential()
+    folder = Path(user_data_dir("soledad")) / user if place.data_dir is None else Path(place.data_dir)
+    address = check_server(place.server_url, place.auth_token, place.cert_file)
+    reactor = place.reactor
     if reactor is None:
         # Importing this installs a reactor: not before somebody needs one.
         from twisted.internet import reactor
@@ -580,7 +764,7 @@ async def _open(
     try:
         if address is not None:
             server = await connect(reactor, workers.files, user, address)
-        soledad = await open_store(reactor, workers, user, credential, folder, server)
+        soledad = await open_store(reactor, workers, user, credential, folder, server, recovers)
     except BaseException:
         if server is not None:
             await server.close()
@@ -590,47 +774,87 @@ async def _open(
     return soledad
 
 
+@deferred
+async def _recover(place: _Place, code: str, new_passphrase: str) -> Soledad:
+    # Both are looked at before anything is done.
+    credential = RecoveryCode.parse(code)
+    Passphrase(new_passphrase)
+    soledad = await _open(place, lambda: credential, recovers=True)
+    try:
+        await soledad.change_passphrase(new_passphrase)
+    except BaseException:
+        await soledad.close()
+        raise
+    return soledad
+
+
 async def open_store(
-    reactor: Any, workers: Workers, user: UserId, credential: Credential, folder: Path, server: Server | None
+    reactor: Any,
+    workers: Workers,
+    user: UserId,
+    credential: Credential,
+    folder: Path,
+    server: Server | None,
+    recovers: bool = False,
 ) -> Soledad:
-    """Open a store with parts that are handed in, and put it together; for `Soledad.open` and for tests."""
-    stop = Event()
-    work = workers.files.run(_open_local, folder, user, credential, workers, stop, stop=stop)
-    return assemble(reactor, workers, user, await work, server)
+    """
+    Open a store with parts that are handed in, and put it together; for `Soledad.open` and for tests.
 
-
-def _open_local(folder: Path, user: UserId, credential: Credential, workers: Workers, stop: Event) -> LocalStore:
-    local = LocalStore.open(folder, user, credential, workers)
-    if stop.is_set():
-        local.abandon()
-        raise CancelledError()
-    return local
+    :param recovers: never make new keys.
+    """
+    remote = None if server is None else server.keys
+    local = await Opening(reactor, workers, folder, user, credential, remote, recovers).open()
+    soledad = assemble(reactor, workers, user, local, server)
+    soledad._keeping.start()
+    soledad._rounds.start()
+    if server is not None:
+        soledad._meet(credential)
+    return soledad
 
 
 def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, server: Server | None) -> Soledad:
     """Put the parts of a store together."""
-    operations = Operations()
-    budget = Budget()
+    operations, held, applying, budget = Operations(), Held(), Serial(), Budget()
     remote = None if server is None else server.blobs
+    keys = Keys(local, None if server is None else server.keys, workers.files)
+    if server is not None:
+        server.before_writing(keys.ready)
     queue = BlobQueue(local.blobs)
     here = Here(reactor, operations, user, local.blobs, queue, local, workers.files, workers.streams, budget)
     there = None if server is None else Remote.over(here, server)
     engine = None if there is None else there.engine
     blobs = Blobs(local.blobs, remote, local, workers.files, workers.streams, budget, engine)
-    attachments = Attachments(operations, blobs, workers.files, local.documents, remote is not None)
-    documents = Documents(local.documents, local.blobs, attachments, Observers(workers.files.report))
+    keeping = Keeping(local.blobs, local.blobs, remote, workers.files, reactor, operations, local.budget)
+    attachments = Attachments(operations, blobs, workers.files, local.documents, held, keeping, remote is not None)
+    observers = Observers(workers.files.report)
+    documents = Documents(local.documents, local.blobs, attachments, observers, held, applying)
     queries = Queries(local.queries, documents.load)
-    store = BlobStore(operations, blobs, local.blobs, queue, workers.files, there)
-    if engine is not None:
-        engine.go_on()
+    store = BlobStore(operations, blobs, local.blobs, queue, workers.files, there, keeping)
+    collector = Collector(local.blobs, local.blobs, local.documents, held, applying, reactor, remote is not None)
+    store.go_on()
     journal = LocalJournal(local.documents)
     syncing = None
     if server is not None:
         parts = Parts(
             journal, server.documents, documents, local, workers.files, reactor, reactor.seconds, user, server.url
         )
-        syncing = Syncing(parts)
-    return Soledad(user, operations, reactor, workers, local, documents, queries, server, store, journal, syncing)
+        syncing = Syncing(parts, KeyringWatch(keys, parts), store.follow_documents)
+    return Soledad(
+        user,
+        operations,
+        reactor,
+        workers,
+        local,
+        documents,
+        queries,
+        server,
+        store,
+        journal,
+        syncing,
+        keys,
+        keeping,
+        collector,
+    )
 
 
 def _pass_to(result: Any, waiter: Deferred[Any]) -> Any:

@@ -19,7 +19,9 @@ from twisted.web.iweb import IBodyProducer
 from soledad.client.blob import Blob
 from soledad.client.blobs import Blobs, Source
 from soledad.client.document import Document, ProgressCallback
+from soledad.client.held import Held
 from soledad.client.interfaces import IDocuments
+from soledad.client.keeping import Keeping
 from soledad.client.operations import Operations, local_operation, network_operation
 from soledad.client.reading import SealedFile
 from soledad.deferreds import Worker
@@ -52,6 +54,8 @@ class Attachments:
     _blobs: Blobs
     _worker: Worker
     _documents: IDocuments
+    _held: Held
+    _keeping: Keeping
     #: Whether there is a server to ask.
     _online: bool
 
@@ -75,7 +79,9 @@ class Attachments:
         blob = await self._blobs.put(BlobKey(ATTACHMENTS, random_blob_id(urandom(16))), source, progress)
         # It may have been deleted in the meantime.
         _must_live(doc)
-        doc.attach(name, Pointer(blob.key.blob_id, blob.length, content_type, blob.commitment))
+        pointer = Pointer(blob.key.blob_id, blob.length, content_type, blob.commitment)
+        self._held.hold([pointer])
+        doc.attach(name, pointer)
         progress.finished()
 
     @network_operation
@@ -84,19 +90,20 @@ class Attachments:
         blob = _blob(doc, name)
         if blob is None:
             return None
-        try:
+        with self._keeping.using(blob.key):
+            try:
+                return await self._blobs.open(blob)
+            except BlobNotFound:
+                progress = Progress(self._worker, None)
+                await self._fetched(doc, name, lambda: self._blobs.move(Direction.DOWNLOAD, blob, progress))
             return await self._blobs.open(blob)
-        except BlobNotFound:
-            await self._fetched(
-                doc, name, lambda: self._blobs.move(Direction.DOWNLOAD, blob, Progress(self._worker, None))
-            )
-        return await self._blobs.open(blob)
 
     @network_operation
     async def read_attachment(self, doc: Document, name: str, start: int, length: int | None) -> bytes:
         """See `Document.read_attachment`."""
         blob = _must_have(doc, name)
-        return await self._fetched(doc, name, lambda: self._blobs.read(blob, ByteRange(start, length)))
+        with self._keeping.using(blob.key):
+            return await self._fetched(doc, name, lambda: self._blobs.read(blob, ByteRange(start, length)))
 
     @network_operation
     async def write_attachment_to(
@@ -104,7 +111,8 @@ class Attachments:
     ) -> None:
         """See `Document.write_attachment_to`."""
         blob = _must_have(doc, name)
-        await self._fetched(doc, name, lambda: self._blobs.write_to(blob, consumer, ByteRange(start, length)))
+        with self._keeping.using(blob.key):
+            await self._fetched(doc, name, lambda: self._blobs.write_to(blob, consumer, ByteRange(start, length)))
 
     @network_operation
     async def upload_attachment(self, doc: Document, name: str, progress: ProgressCallback | None) -> AttachmentStates:
@@ -169,6 +177,19 @@ class Attachments:
             with suppress(TransferError):
                 state = state_of(await self._blobs.ask(blob))
         return state
+
+    @local_operation
+    async def pin_attachment(self, doc: Document, name: str, pinned: bool) -> AttachmentStates:
+        """See `Document.pin_attachment` and `Document.unpin_attachment`."""
+        key = _must_have(doc, name).key
+        change = self._keeping.pin if pinned else self._keeping.unpin
+        return state_of(await self._fetched(doc, name, lambda: change(key)))
+
+    @network_operation
+    async def evict_attachment(self, doc: Document, name: str) -> AttachmentStates:
+        """See `Document.evict_attachment`."""
+        key = _must_have(doc, name).key
+        return state_of(await self._fetched(doc, name, lambda: self._keeping.evict(key)))
 
     @local_operation
     async def is_stale(self, doc: Document) -> bool:

@@ -13,12 +13,13 @@ from twisted.web.iweb import IBodyProducer
 from soledad.client.blob import Blob
 from soledad.client.blobs import Blobs, Source
 from soledad.client.interfaces import IBlobQueue, ILocalBlobs, Listed, Scope
+from soledad.client.keeping import Keeping
 from soledad.client.operations import Operations, local_operation, network_operation
 from soledad.client.reading import SealedFile
 from soledad.client.sync.blobs import ALL, FETCHING, SENDING
 from soledad.client.sync.remote import Remote
 from soledad.client.transfers import Transfer
-from soledad.deferreds import Worker
+from soledad.deferreds import Worker, completed
 from soledad.errors import BlobNotFound, InvalidIdentifier, NoServer
 from soledad.model.blob import BlobInfo, BlobKey, Flag, Priority, SyncEvent, SyncStatus
 from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId, Namespace, blob_id, namespace, random_blob_id
@@ -66,6 +67,7 @@ class BlobStore:
     _queue: IBlobQueue
     _worker: Worker
     _remote: Remote | None
+    _keeping: Keeping
 
     # --- on this device -------------------------------------------------------------------------------
 
@@ -194,6 +196,34 @@ class BlobStore:
             await self._remote.engine.release(key)
         await self._local.change(key, SyncEvent.KEPT_LOCAL if local_only else SyncEvent.RETRIED)
 
+    # --- room -----------------------------------------------------------------------------------------
+
+    @local_operation
+    async def pin(self, blob_id: str, namespace: str = DEFAULT) -> SyncStatus:
+        """
+        Keep the bytes of a blob on this device; if they are not here, they are wanted.  Attachments' too.
+
+        :return: fires with the status after it.
+        :raise BlobNotFound: this device knows no such blob.
+        """
+        return await self._keeping.pin(_key(blob_id, namespace))
+
+    @local_operation
+    async def unpin(self, blob_id: str, namespace: str = DEFAULT) -> SyncStatus:
+        """Let the bytes of a blob go again; answer and errors as `pin`."""
+        return await self._keeping.unpin(_key(blob_id, namespace))
+
+    @network_operation
+    async def evict(self, blob_id: str, namespace: str = DEFAULT) -> SyncStatus:
+        """
+        Drop the bytes of a blob on this device, when the server has confirmed that it has the same ones.
+
+        :return: fires with the status after it.
+        :raise NotEvictable: it is pinned, in use, or not known to be on the server; nothing was dropped.
+        :raise BlobNotFound: this device knows no such blob.
+        """
+        return await self._keeping.evict(_key(blob_id, namespace))
+
     # --- on the server --------------------------------------------------------------------------------
 
     @network_operation
@@ -289,6 +319,19 @@ class BlobStore:
         await self._server().changes.refresh(only)
         await self._run(Scope(ALL.directions, only), progress)
 
+    async def follow_documents(self, changes: str, progress: ProgressCallback) -> bool:
+        """
+        Do as `sync`, as the part of a store's sync that comes after the documents.
+
+        :param changes: what the server told of its blobs: if that is known, and nothing waits, nothing is asked.
+        :return: whether anything was asked.
+        """
+        if changes and await self._queue.is_settled(changes):
+            return False
+        await self.sync_blobs(None, progress)
+        await completed(self._queue.note_settled(changes))
+        return True
+
     def send(self, blob_id: str, namespace: str = DEFAULT, *, progress: ProgressCallback | None = None) -> Transfer:
         """Send one blob now; the handle tells what becomes of it."""
         return self._server().engine.start(_key(blob_id, namespace), Direction.UPLOAD, progress)
@@ -314,6 +357,11 @@ class BlobStore:
         """
         carrying = self._server().engine.carrying
         carrying.sending.rate.limit, carrying.fetching.rate.limit = up, down
+
+    def go_on(self) -> None:
+        """Go on by itself with what waits to be sent, fetched or deleted."""
+        if self._remote is not None:
+            self._remote.engine.go_on()
 
     def stop(self) -> None:
         """Begin no transfers by themselves any more: the store is closed."""

@@ -68,6 +68,12 @@ class Home(Protocol):
     def get_attachment_state(self, doc: Document, name: str, refresh: bool) -> Deferred[AttachmentStates]:
         """See `Document.get_attachment_state`."""
 
+    def pin_attachment(self, doc: Document, name: str, pinned: bool) -> Deferred[AttachmentStates]:
+        """See `Document.pin_attachment` and `Document.unpin_attachment`."""
+
+    def evict_attachment(self, doc: Document, name: str) -> Deferred[AttachmentStates]:
+        """See `Document.evict_attachment`."""
+
     def is_stale(self, doc: Document) -> Deferred[bool]:
         """See `Document.is_stale`."""
 
@@ -317,6 +323,37 @@ class Document:
         :raise NoServer: ``refresh``, and the store was opened without a server.
         """
         return self._ask(lambda home: home.get_attachment_state(self, name, refresh))
+
+    def pin_attachment(self, name: str = DEFAULT_NAME) -> Deferred[AttachmentStates]:
+        """
+        Keep the bytes on this device, whatever else has to make room; if they are not here, they are to come.
+
+        It is a matter of this device, and not saved with the document.  `download_attachment` fetches them now.
+
+        :return: fires with the state after it, when that is durable.
+        :raise NoAttachment: nothing is attached under the name.
+        :raise AttachmentNotAvailable: this device knows nothing of the bytes: the document is an old one.
+        """
+        return self._ask(lambda home: home.pin_attachment(self, name, True))
+
+    def unpin_attachment(self, name: str = DEFAULT_NAME) -> Deferred[AttachmentStates]:
+        """Let the bytes make room for others again; answer and errors as `pin_attachment`."""
+        return self._ask(lambda home: home.pin_attachment(self, name, False))
+
+    def evict_attachment(self, name: str = DEFAULT_NAME) -> Deferred[AttachmentStates]:
+        """
+        Drop the bytes on this device; before, the server is asked whether it has the very same ones.
+
+        They are fetched again when they are read, ranges as ranges.  A file from `get_attachment` that is open stays
+        readable.  What is not here is no error.
+
+        :return: fires with the state after it.
+        :raise NoAttachment: nothing is attached under the name.
+        :raise NotEvictable: they are pinned, in use, or not known to be on the server; nothing was dropped.
+        :raise NoServer: the store was opened without one.
+        :raise TransferError: the server could not be asked.
+        """
+        return self._ask(lambda home: home.evict_attachment(self, name))
 
     def is_dirty(self) -> Deferred[bool]:
         """

@@ -6,7 +6,7 @@ The rules are in `soledad.client.local.documents`, which runs them in the databa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from os import urandom
 
@@ -15,9 +15,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from soledad.client.document import Document, Home, Snapshot
+from soledad.client.held import Held
 from soledad.client.interfaces import IDocuments, ILocalBlobs
 from soledad.client.observers import Observers
-from soledad.deferreds import completed, in_turn
+from soledad.deferreds import Serial, completed, in_turn
 from soledad.errors import InvalidContent, StorageError
 from soledad.model.attachment import Pointer
 from soledad.model.conflict import Applied, Versions
@@ -36,6 +37,9 @@ class Documents:
     _blobs: ILocalBlobs
     _home: Home
     observers: Observers
+    _held: Held
+    #: Taking versions from elsewhere, and collecting what no version refers to: one after the other.
+    applying: Serial
     #: Bytes that the text of a document may have; `None`: any number.
     size_limit: int | None = None
 
@@ -73,10 +77,14 @@ class Documents:
 
         :return: what became of each, when it is durable and the blobs they refer to are known.
         """
-        return await self.applied(await self._local.apply_all(incoming))
+        return await self.apply_by(lambda: self._local.apply_all(incoming))
 
-    async def applied(self, applied: list[Applied]) -> list[Applied]:
-        """Tell of versions that were applied who has to know; they are durable."""
+    async def apply_by(self, write: Callable[[], Awaitable[list[Applied]]]) -> list[Applied]:
+        """Let ``write()`` apply versions, and tell who has to know; see `apply_all`."""
+        return await self.applying.run(partial(self._apply_by, write))
+
+    async def _apply_by(self, write: Callable[[], Awaitable[list[Applied]]]) -> list[Applied]:
+        applied = await write()
         for one in applied:
             if one.copied:
                 _log.warn("One revision of {doc_id} has two contents: a store was copied", doc_id=one.versions.doc_id)
@@ -153,6 +161,8 @@ class Documents:
 
     def load(self, stored: Stored) -> Document:
         """Return the object for a stored document."""
+        if stored.attachments:
+            self._held.hold(stored.attachments.values())
         return Document.load(stored, self._home)
 
 

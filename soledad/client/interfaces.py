@@ -33,10 +33,12 @@ from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace, RecordName
 from soledad.model.index import Bound, Key, Slice
+from soledad.model.retention import Condemned, Plan, Referring
 from soledad.model.syncing import Known, Look, Outgoing, Pending, Pulled, Sent, Standing
 from soledad.model.tampering import Incident, Problem, TamperPolicy
 from soledad.model.transfer import Direction, Queued
 from soledad.wire.changes import NAMES_LIMIT, RECORDS_LIMIT, Idle, NamesPage, Push, SyncHead, SyncPage
+from soledad.wire.events import Heads
 from soledad.wire.listing import Page
 from soledad.wire.routes import ListRoute
 
@@ -517,6 +519,12 @@ class IBlobQueue(Interface):
     def note_head(namespace: Namespace, head: str) -> Deferred[None]:
         """Keep what to go on from."""
 
+    def is_settled(changes: str) -> Deferred[bool]:
+        """Tell whether all that the server had at that change of its blobs was looked at, and nothing waits since."""
+
+    def note_settled(changes: str) -> Deferred[None]:
+        """Keep that all that the server had at a change of its blobs was looked at."""
+
     def replace(key: BlobKey, commitment: bytes, size: int, etag: str | None) -> Deferred[None]:
         """
         Let a blob be another one, which is on the server under its id, and drop what is here.
@@ -533,6 +541,82 @@ class IBlobQueue(Interface):
 
     def set_priority(key: BlobKey, priority: Priority) -> Deferred[None]:
         """Let a blob go sooner or later. :raise BlobNotFound: this device knows no such blob."""
+
+
+class IRetention(Interface):
+    """
+    What stays on this device and what goes, among its blobs; changes as `ILocalBlobs`.
+
+    Bytes that go, go after that is durable; who has them open reads on.
+    """
+
+    def pass_time(now: float) -> Deferred[None]:
+        """Count, for all that is condemned, the time since this was called last; ``now``: what the clock shows."""
+
+    def due(after_id: int, limit: int) -> Deferred[list[Condemned]]:
+        """Return attachments whose grace period is over, by their row's number, from behind ``after_id`` on."""
+
+    def carry_out(plan: Plan) -> Deferred[None]:
+        """Do what was decided about condemned blobs, unless they were revived since."""
+
+    def kept(after_id: BlobId, limit: int) -> Deferred[list[BlobId]]:
+        """Return attachments that are not condemned, ascending, from behind ``after_id`` on."""
+
+    def gone(blob_ids: Collection[BlobId]) -> Deferred[list[BlobId]]:
+        """Return those attachments of which nothing is here any more."""
+
+    def give_back() -> Deferred[bool]:
+        """When nothing is being written, give some room back to the file system; fire with whether there is more."""
+
+    def pin(key: BlobKey, pinned: bool) -> Deferred[SyncStatus]:
+        """
+        Let a blob's bytes stay here, or not any longer; fire with its status after it.
+
+        :raise BlobNotFound: this device knows no such blob.
+        """
+
+    def evictable(key: BlobKey) -> Deferred[KnownBlob]:
+        """
+        Return what is known of a blob, unless its bytes have to stay.
+
+        :raise BlobNotFound: this device knows no such blob.
+        :raise NotEvictable: it is pinned, or is on this device only.
+        """
+
+    def evict(key: BlobKey) -> Deferred[SyncStatus]:
+        """Drop the bytes of a blob that the server has; fire with its status after it.  Errors as `evictable`."""
+
+    def used(key: BlobKey) -> None:
+        """Remember that a blob was read just now; see `note_uses`."""
+
+    def note_uses() -> Deferred[None]:
+        """Make durable which blobs were used since this was called last."""
+
+    def excess(budget: int, limit: int) -> Deferred[tuple[int, list[KnownBlob]]]:
+        """
+        Return by how many bytes the attachments that are here exceed a budget.
+
+        :return: fires with this number, and at most ``limit`` of those that may go, the least recently used first.
+        """
+
+    def set_budget(limit: int | None) -> Deferred[None]:
+        """Note how many bytes of attachments are to be here at most."""
+
+    def on_bytes(callback: Callable[[], object]) -> None:
+        """Call ``callback()`` each time bytes of a blob have come to be here."""
+
+
+class IReferences(Interface):
+    """What the documents of this device refer to; answers come after those of all writes that were asked for before."""
+
+    def referring(blob_ids: Collection[BlobId]) -> Deferred[Referring]:
+        """Return what the documents say of some blobs."""
+
+    def all_dropped(after: BlobId, limit: int) -> Deferred[list[BlobId]]:
+        """Return blobs that a version written here refers to no more, ascending, from behind ``after`` on."""
+
+    def forget_dropped(blob_ids: Collection[BlobId]) -> Deferred[None]:
+        """Answer no longer for blobs that are gone."""
 
 
 class IRemoteBlobs(Interface):
@@ -617,6 +701,44 @@ class IRemoteBlobs(Interface):
 
         :raise BlobNotFound: there is no such blob.
         :raise BlobBusy: it is PROCESSING already.
+        """
+
+
+class IRemoteEvents(Interface):
+    """What the server tells of one user's things; errors as `IRemoteBlobs`."""
+
+    def listen(on_heads: Callable[[Heads], object]) -> Deferred[None]:
+        """
+        Call ``on_heads`` with the state of things at once, and with each later one, until this is cancelled.
+
+        Of states that follow each other quickly some may be left out, never the last.
+
+        :return: fires when the server has ended it: it may be begun again.
+        """
+
+
+class IRemoteKeys(Interface):
+    """
+    One user's keyring on the server: its shared part, opaque to the server; errors as `IRemoteBlobs`.
+
+    What it is worth, who has keys has to say.
+    """
+
+    def get() -> Deferred[bytes]:
+        """
+        Return what the server has.
+
+        :raise KeyringNotFound: there is none.
+        """
+
+    def put(data: bytes, replaced: bytes | None) -> Deferred[None]:
+        """
+        Store ``data`` in the place of what the server has.
+
+        :param replaced: SHA-256 of what that must be; `None`: there must be nothing.
+        :return: fires once it is durable.
+        :raise PreconditionFailed: something else is there, which is untouched.
+        :raise TooLarge: the server takes no keyring of that size.
         """
 
 

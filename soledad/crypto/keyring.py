@@ -8,14 +8,15 @@ Source: docs/spec/keyring.rst.
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import Any
 
 from attrs import evolve, field, frozen
 
 from soledad.crypto.cipher import Context, KeyMaterial, Keys
 from soledad.crypto.container import open_, seal
-from soledad.crypto.kdf import KEY_SIZE, Database, database_key
+from soledad.crypto.kdf import KEY_SIZE, Database, database_key, hkdf, info_list
 from soledad.crypto.slots import Credential, Entropy, Fields, Slot, SlotCredential, SlotType
-from soledad.errors import CryptoError, MalformedKeyring
+from soledad.errors import CryptoError, MalformedKeyring, WrongPassphrase
 from soledad.model.ids import UserId
 from soledad.wire.container import KEY_ID_SIZE, SALT_SIZE, Header, Purpose
 
@@ -69,6 +70,11 @@ class Keyring:
         if not 1 <= len(ids) <= MAX_ROOTS or ids != sorted(set(ids)) or current_id not in ids or not generation:
             raise MalformedKeyring("body")
         return cls(generation, names_key, digest_key, dict(zip(ids, roots, strict=True)), current_id)
+
+    @property
+    def account(self) -> bytes:
+        """What tells the account keys from others, and nothing about them: 8 bytes."""
+        return hkdf(self.names_key + self.digest_key, 8, info_list("soledad/account"))
 
     def encode(self, slots_hash: bytes) -> bytes:
         """Return the body's bytes."""
@@ -126,10 +132,32 @@ class SharedPart:
         """What the body must have of the slots."""
         return sha256(_encode_slots(self.slots)).digest()
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of its bytes."""
+        return sha256(self.encode()).digest()
+
+    @property
+    def key_id(self) -> bytes:
+        """Which keyring key the body is sealed under. :raise MalformedKeyring: it is no container."""
+        try:
+            return Header.parse(self.body).key_id
+        except CryptoError:
+            raise MalformedKeyring("body") from None
+
 
 def _encode_slots(slots: tuple[Slot, ...]) -> bytes:
     """Return the shared part up to the end of the slots."""
     return bytes((VERSION, len(slots))) + b"".join(slot.encode() for slot in slots)
+
+
+@frozen
+class Known:
+    """The last shared part that the server was seen to have."""
+
+    generation: int
+    #: SHA-256 of its bytes.
+    digest: bytes
 
 
 @frozen
@@ -141,9 +169,22 @@ class OpenKeyring:
     key: KeyMaterial
     keyring: Keyring
     device_key: bytes = field(repr=False)
-    slots: tuple[Slot, ...] = field(repr=False)
+    #: Slots, and the body as it is sealed: the very bytes that the server has, or will have.
+    shared: SharedPart = field(repr=False)
     #: The slot it was opened with; none if the keyring key was handed in.
     slot_id: bytes | None
+    #: None: no server was seen to have any.
+    known: Known | None = None
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The ways to the keyring key."""
+        return self.shared.slots
+
+    @property
+    def is_backed_up(self) -> bool:
+        """Whether the server was seen to have this very keyring, and no newer one since."""
+        return self.known is not None and self.known.digest == self.shared.digest
 
     @property
     def roots(self) -> Keys:
@@ -159,30 +200,51 @@ class OpenKeyring:
         """Return the raw key of a database: 32 bytes."""
         return database_key(self.device_key, database)
 
+    def resealed(self, keyring: Keyring, slots: tuple[Slot, ...], entropy: Entropy) -> OpenKeyring:
+        """
+        Return what opens with these slots and holds these keys.
+
+        :raise MalformedKeyring: there are too many slots, or too many roots.
+        """
+        if len(keyring.roots) > MAX_ROOTS:
+            raise MalformedKeyring("too many roots")
+        return evolve(self, keyring=keyring, shared=_seal_shared(self.uuid, self.key, keyring, slots, entropy))
+
     def with_passphrase(self, passphrase: SlotCredential, entropy: Entropy) -> OpenKeyring:
         """
-        Return the next generation, which opens with ``passphrase`` instead of what it was opened with.
+        Return the next generation, which opens with ``passphrase`` instead of any that it opened with.
 
-        Takes as long as unlocking.
-
-        :raise MalformedKeyring: there would be too many slots.
+        Takes as long as unlocking.  Slots of other types stay.
         """
-        slot = passphrase.wrap(self.uuid, self.key, entropy)
-        slots = (*(old for old in self.slots if old.slot_id != self.slot_id), slot)
-        keyring = evolve(self.keyring, generation=self.keyring.generation + 1)
-        return evolve(self, keyring=keyring, slots=SharedPart(slots, b"").slots, slot_id=slot.slot_id)
+        return self._with_slot(passphrase, entropy)
 
-    def seal_shared(self, entropy: Entropy) -> SharedPart:
-        """Seal the body anew."""
-        slots_hash = SharedPart(self.slots, b"").slots_hash
-        context = _body_context(self.uuid)
-        return SharedPart(self.slots, seal(self.key, context, entropy(SALT_SIZE), self.keyring.encode(slots_hash)))
+    def with_recovery_code(self, code: SlotCredential, entropy: Entropy) -> OpenKeyring:
+        """Return the next generation, which opens with ``code`` instead of any earlier one; passphrases stay."""
+        return evolve(self._with_slot(code, entropy), slot_id=self.slot_id)
+
+    def with_new_root(self, entropy: Entropy) -> OpenKeyring:
+        """Return the next generation, whose containers are sealed under a new root; the others still open."""
+        root = KeyMaterial(secret=entropy(KEY_SIZE), account_id=entropy(ACCOUNT_ID_SIZE))
+        roots = {**self.roots, root.key_id: root}
+        generation = self.keyring.generation + 1
+        keyring = evolve(self.keyring, generation=generation, roots=roots, current_id=root.key_id)
+        return self.resealed(keyring, self.slots, entropy)
+
+    def backed_up(self) -> OpenKeyring:
+        """Return this, noted as what the server has."""
+        return evolve(self, known=Known(self.keyring.generation, self.shared.digest))
 
     def seal(self, entropy: Entropy) -> bytes:
         """Return the bytes of the file."""
-        shared = self.seal_shared(entropy)
-        device = seal(self.key, _device_context(self.uuid), entropy(SALT_SIZE), self.device_key)
-        return encode_file(shared, device)
+        known = Known(0, bytes(_CHECK_SIZE)) if self.known is None else self.known
+        data = self.device_key + known.generation.to_bytes(8, "big") + known.digest
+        return encode_file(self.shared, seal(self.key, _device_context(self.uuid), entropy(SALT_SIZE), data))
+
+    def _with_slot(self, credential: SlotCredential, entropy: Entropy) -> OpenKeyring:
+        slot = credential.wrap(self.uuid, self.key, entropy)
+        slots = (*(old for old in self.slots if old.type is not slot.type), slot)
+        keyring = evolve(self.keyring, generation=self.keyring.generation + 1)
+        return evolve(self.resealed(keyring, slots, entropy), slot_id=slot.slot_id)
 
 
 def create(uuid: UserId, credential: Credential, entropy: Entropy) -> OpenKeyring:
@@ -190,7 +252,8 @@ def create(uuid: UserId, credential: Credential, entropy: Entropy) -> OpenKeyrin
     key, slots = credential.new_key(uuid, entropy)
     keyring = Keyring.create(entropy)
     slot_id = slots[0].slot_id if slots else None
-    return OpenKeyring(uuid, key, keyring, entropy(KEY_SIZE), slots, slot_id)
+    device_key = entropy(KEY_SIZE)
+    return OpenKeyring(uuid, key, keyring, device_key, _seal_shared(uuid, key, keyring, slots, entropy), slot_id)
 
 
 def unlock(uuid: UserId, data: bytes, credential: Credential) -> OpenKeyring:
@@ -201,12 +264,49 @@ def unlock(uuid: UserId, data: bytes, credential: Credential) -> OpenKeyring:
     :raise WrongPassphrase: the credential opens no slot.
     """
     shared, device = parse_file(data)
-    key, slot_id = credential.find_key(uuid, shared.slots, _key_id_of(shared.body))
-    keyring = open_body(uuid, shared, key)
-    device_key = _open(key, _device_context(uuid), device, "device part")
-    if len(device_key) != KEY_SIZE:
+    opened = open_shared(uuid, shared, credential, b"")
+    return evolve(opened, **_open_device(uuid, device, opened.key))
+
+
+def open_shared(uuid: UserId, shared: SharedPart, credential: Credential, device_key: bytes) -> OpenKeyring:
+    """
+    Open what the server has; ``device_key`` is this device's.
+
+    :raise MalformedKeyring: it is damaged, or not a keyring of this user.
+    :raise WrongPassphrase: the credential opens no slot.
+    """
+    key, slot_id = credential.find_key(uuid, shared.slots, shared.key_id)
+    return OpenKeyring(uuid, key, open_body(uuid, shared, key), device_key, shared, slot_id)
+
+
+def open_file_with(uuid: UserId, data: bytes, theirs: OpenKeyring) -> OpenKeyring:
+    """
+    Open the bytes of a keyring file whose slots do not open, with the keyring key that the server's slots had.
+
+    :raise MalformedKeyring: the file is damaged.
+    :raise WrongPassphrase: the file is under another keyring key.
+    """
+    shared, device = parse_file(data)
+    if shared.key_id != theirs.key.key_id:
+        raise WrongPassphrase()
+    opened = evolve(theirs, keyring=open_body(uuid, shared, theirs.key), shared=shared)
+    return evolve(opened, **_open_device(uuid, device, theirs.key))
+
+
+def _seal_shared(
+    uuid: UserId, key: KeyMaterial, keyring: Keyring, slots: tuple[Slot, ...], entropy: Entropy
+) -> SharedPart:
+    slots_hash = SharedPart(slots, b"").slots_hash
+    return SharedPart(slots, seal(key, _body_context(uuid), entropy(SALT_SIZE), keyring.encode(slots_hash)))
+
+
+def _open_device(uuid: UserId, device: bytes, key: KeyMaterial) -> dict[str, Any]:
+    """Return the fields of the device part. :raise MalformedKeyring: it does not open, or is none."""
+    fields = Fields(_open(key, _device_context(uuid), device, "device part"))
+    device_key, known = fields.take(KEY_SIZE), Known(fields.number(8), fields.take(_CHECK_SIZE))
+    if fields.rest():
         raise MalformedKeyring("device part")
-    return OpenKeyring(uuid, key, keyring, device_key, shared.slots, slot_id)
+    return {"device_key": device_key, "known": known if known.generation else None}
 
 
 def open_body(uuid: UserId, shared: SharedPart, key: KeyMaterial) -> Keyring:
@@ -252,14 +352,6 @@ def _body_context(uuid: UserId) -> Context:
 def _device_context(uuid: UserId) -> Context:
     """Return where the device part belongs."""
     return Context(Purpose.DEVICE, "", uuid)
-
-
-def _key_id_of(body: bytes) -> bytes:
-    """Return which keyring key the body is sealed under. :raise MalformedKeyring: it is no container."""
-    try:
-        return Header.parse(body).key_id
-    except CryptoError:
-        raise MalformedKeyring("body") from None
 
 
 def _open(key: KeyMaterial, context: Context, container: bytes, name: str) -> bytes:

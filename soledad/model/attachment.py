@@ -40,6 +40,10 @@ class Pointer:
     #: The commitment of the container: it authenticates every byte of the blob.
     commitment: bytes
 
+    def __deepcopy__(self, memo: object) -> Pointer:
+        """Return itself: copies of documents share their pointers, and each is known as long as any of them lives."""
+        return self
+
 
 _STATES = {
     SyncStatus.SYNCED: AttachmentStates.SYNCED,

@@ -19,7 +19,17 @@ from twisted.internet.defer import Deferred
 from soledad.errors import NoSuchUser, UserExists
 from soledad.model.ids import UserId
 from soledad.server.database import Database
-from soledad.server.schema import blobs, records, reservations, sync_heads, sync_pushes, tokens, uploads, users
+from soledad.server.schema import (
+    blobs,
+    keyrings,
+    records,
+    reservations,
+    sync_heads,
+    sync_pushes,
+    tokens,
+    uploads,
+    users,
+)
 
 #: Hex digits that tell one token of a user from another, for people.
 NAME_LENGTH = 12
@@ -51,6 +61,11 @@ class Accounts:
     _database: Database
     #: Unix time, seconds.
     _clock: Callable[[], float]
+
+    @property
+    def database(self) -> Database:
+        """Where they are kept, and what else is kept of them."""
+        return self._database
 
     def knows(self, user: UserId, token: str) -> Deferred[bool]:
         """Tell whether the token is one of the user's, at this moment."""
@@ -136,7 +151,7 @@ def _add_user(connection: Connection, user: UserId, quota: int | None, date: int
 
 def _remove_user(connection: Connection, user: UserId) -> None:
     _require(connection, user)
-    for table in (tokens, reservations, uploads, blobs, records, sync_pushes, sync_heads, users):
+    for table in (tokens, reservations, uploads, blobs, records, sync_pushes, sync_heads, keyrings, users):
         connection.execute(delete(table).where(table.c.user_id == user))
 
 

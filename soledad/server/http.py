@@ -67,13 +67,13 @@ class Call:
 
 @frozen
 class Answer:
-    """What is answered: with ``body``, or with what ``stream`` writes, which is ``length`` bytes."""
+    """What is answered: with ``body``, or with what ``stream`` writes, which is ``length`` bytes, or ``chunked``."""
 
     status: int = 200
     headers: Mapping[str, str] = field(factory=dict)
     body: bytes = b""
     length: int | None = None
-    #: Nobody knows how many bytes there will be.
+    #: How many bytes there will be is not known before the end; they are sent in chunks, as they are written.
     chunked: bool = False
     stream: Callable[[IConsumer], Deferred[None]] | None = None
 

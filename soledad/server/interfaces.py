@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -15,6 +15,7 @@ from soledad.errors import SoledadError, StorageError
 from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
 from soledad.model.ids import DEFAULT, BlobId, Namespace, RecordName, UserId
 from soledad.wire.changes import Idle, NamesPage, Push, SyncHead, SyncPage
+from soledad.wire.events import Heads
 from soledad.wire.listing import Page
 from soledad.wire.routes import PAGE
 
@@ -270,7 +271,7 @@ class IBlobsBackend(Interface):
 
         :return: fires once the bytes, or the blob, are durable.
         :raise UploadNotFound: there is none of that name, or it has expired.
-        :raise UploadBusy: another process is at it.
+        :raise UploadBusy: another process is at it, or a newer call is in this one.
         :raise WrongOffset: it has another number of bytes; none was asked for.
         :raise LengthRequired: ``producer.length`` is unknown; no byte was asked for.
         :raise TooLarge: ``producer.length`` is more than is missing; no byte was asked for.
@@ -283,7 +284,7 @@ class IBlobsBackend(Interface):
         End an upload; nothing is left of it.  If it has become a blob, that stays.
 
         :raise UploadNotFound: there is none of that name, or it has expired.
-        :raise UploadBusy: another process is at it.
+        :raise UploadBusy: another process is at it, or a newer call is in this one.
         """
 
 
@@ -431,3 +432,36 @@ class IRecordsBackend(Interface):
         :param after: where to go on; `None`: from the beginning.
         :return: those that are not, as ``user/name``, and where to go on; `None`: that was all.
         """
+
+
+class IKeyringsBackend(Interface):
+    """
+    Where a server keeps its users' keyrings: one for each user, opaque, of a few kilobytes.
+
+    One user's reads and writes are linearizable, also between processes.  Besides what is named, every method may
+    fail with `StorageFailed`, and with `ServerFailed` when the database is too busy.
+    """
+
+    def read_keyring(user: UserId) -> Deferred[tuple[bytes, str]]:
+        """
+        Return a keyring and its tag: its SHA-256 in hex.
+
+        :raise KeyringNotFound: there is none.
+        """
+
+    def write_keyring(user: UserId, data: bytes, expected: str | None) -> Deferred[str]:
+        """
+        Store a keyring in the place of the one that has the tag ``expected``; `None`: of none at all.
+
+        :return: fires with the new tag, once it is durable and readers see it.
+        :raise PreconditionFailed: something else is there, which is untouched.
+        :raise NoSuchUser: there is no such user.
+        :raise StorageFull: there is no room for it.
+        """
+
+
+class IHeadsBackend(Interface):
+    """What tells one state of users from another, for those that wait for a change."""
+
+    def read_heads(wanted: Collection[UserId]) -> Deferred[dict[UserId, Heads]]:
+        """Return the heads of those users that there are; of each, all of one moment."""

@@ -217,6 +217,17 @@ records = Table(
 Index("records_by_number", records.c.user_id, records.c.number, unique=True)
 
 
+keyrings = Table(
+    "keyrings",
+    metadata,
+    Column("user_id", String(64), primary_key=True),
+    #: SHA-256 of the content, in hex.
+    Column("etag", String(64), nullable=False),
+    #: Sealed.
+    Column("content", LargeBinary, nullable=False),
+)
+
+
 def _create(connection: Connection) -> None:
     """Make the tables of version 1."""
     metadata.create_all(connection)

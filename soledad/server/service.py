@@ -18,7 +18,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IReactorTime, IStreamServerEndpoint
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -34,10 +34,14 @@ from soledad.server.backends.filesystem import FileBytes
 from soledad.server.blobs import MAX_BLOB, BlobsArea
 from soledad.server.database import Database
 from soledad.server.documents import DocumentsArea
+from soledad.server.events import EventsArea, Telling
 from soledad.server.folder import DataFolder
+from soledad.server.heads import HeadsInDatabase
 from soledad.server.http import IArea, Root
 from soledad.server.index import Index
 from soledad.server.interfaces import IBlobsBackend, IRecordsBackend
+from soledad.server.keyrings import Keyrings
+from soledad.server.keys import KeysArea
 from soledad.server.processes import LockedFiles
 from soledad.server.records import Records
 from soledad.server.stream import StreamArea
@@ -65,21 +69,29 @@ def make_root(
     *,
     records: IRecordsBackend | None = None,
     worker: Worker | None = None,
+    clock: IReactorTime | None = None,
 ) -> Root:
     """
     Return the resource of a whole server.
 
     :param records: where documents are kept; without it, none are taken.
     :param worker: where long answers are put together; here, if there is none.
+    :param clock: what tells the time to those who wait for events; without it, there are none.
     """
     areas: dict[str, IArea] = {
         "blobs": BlobsArea(backend, max_blob, worker or InPlace()),
         "stream": StreamArea(backend, budget or Budget(), max_blob),
         "uploads": UploadsArea(backend, max_blob),
+        "keys": KeysArea(Keyrings(accounts.database)),
     }
     if records is not None:
         areas["sync"] = DocumentsArea(records, worker or InPlace())
-    return Root(Authenticator(accounts), areas)
+    authenticator = Authenticator(accounts)
+    if clock is not None:
+        events = EventsArea(HeadsInDatabase(accounts.database), authenticator, clock)
+        areas = {name: Telling(area, events.changed) for name, area in areas.items()}
+        areas["events"] = events
+    return Root(authenticator, areas)
 
 
 def make_site(root: Root, reactor: Any, budget: Budget) -> StreamingSite:
@@ -241,6 +253,7 @@ class ServerService(Service):
             budget,
             records=parts.records,
             worker=self._workers.reads,
+            clock=self._reactor,
         )
         self._site = make_site(self._root, self._reactor, budget)
         self._sweeps = LoopingCall(self._sweep)

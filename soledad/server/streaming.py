@@ -282,6 +282,9 @@ class StreamingChannel(HTTPChannel):
             self._answered_early = True
             self.persistent = False
             headers.setRawHeaders(b"connection", [b"close"])
+        if headers.hasHeader(b"transfer-encoding"):
+            # It waits for events most of the time, and leaves the buffers to those that have something to send.
+            self._set_busy(False)
         super().writeHeaders(version, code, reason, headers)
 
     def requestDone(self, request: Any) -> None:

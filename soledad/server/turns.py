@@ -13,11 +13,17 @@ from soledad.deferreds import outlasting
 T = TypeVar("T")
 
 
+class Superseded(Exception):
+    """A newer request for the same thing came, and has its turn."""
+
+
 @define(eq=False)
 class Turn:
     """One request's turn."""
 
     ended: Deferred[None] = field(factory=Deferred, init=False)
+    #: Somebody newer came.
+    superseded: bool = field(default=False, init=False)
     _work: Deferred[Any] | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
 
@@ -31,6 +37,11 @@ class Turn:
         """:raise CancelledError: it is to end, though that came when nothing could be cancelled."""
         if self._stopped:
             raise CancelledError()
+
+    def supersede(self) -> None:
+        """End it, soon, as somebody newer came."""
+        self.superseded = True
+        self.stop()
 
     def stop(self) -> None:
         """End it, soon."""
@@ -50,14 +61,20 @@ class Turns:
         End what runs for the same ``key``, wait until it does not run any more, and then run ``body``.
 
         It is given its turn, to check before it waits for what may take for ever.
+
+        :raise Superseded: it was ended for a newer one.
         """
         before, turn = self._newest.get(key), Turn()
         self._newest[key] = turn
         try:
             if before is not None:
-                before.stop()
+                before.supersede()
                 await outlasting(before.ended, turn.stop)
             return await turn.take(body)
+        except CancelledError:
+            if turn.superseded:
+                raise Superseded() from None
+            raise
         finally:
             if self._newest[key] is turn:
                 del self._newest[key]

@@ -36,6 +36,8 @@ SMALL_BODY = 64 * 1024
 TOMBSTONE_LIMIT = 4096
 #: The longest claim, in seconds.
 CLAIM_LIMIT = 24 * 3600
+#: The largest keyring that a server keeps, in bytes.
+KEYRING_LIMIT = 1024 * 1024
 #: The longest list in one answer, and the usual one.
 PAGE_LIMIT, PAGE = 10_000, 1_000
 
@@ -218,6 +220,30 @@ class SyncRoute:
             )
         except (InvalidIdentifier, ValueError) as error:
             raise BadRequest(str(error)) from error
+
+
+@frozen
+class KeysRoute:
+    """A user's keyring: ``/keys/{uuid}``."""
+
+    user: UserId
+
+    @property
+    def path(self) -> str:
+        """The path, as it goes into a URL."""
+        return f"/keys/{self.user}"
+
+
+@frozen
+class EventsRoute:
+    """What happens to a user's things: ``/events/{uuid}``."""
+
+    user: UserId
+
+    @property
+    def path(self) -> str:
+        """The path, as it goes into a URL."""
+        return f"/events/{self.user}"
 
 
 def authorization(user: UserId, token: str) -> str:

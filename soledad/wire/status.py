@@ -37,6 +37,7 @@ TABLE = (
     Entry(errors.Forbidden, 403, "forbidden"),
     Entry(errors.BlobNotFound, 404, "blob_not_found", (("blob_id", str), ("namespace", str))),
     Entry(errors.UploadNotFound, 404, "upload_not_found", (("upload", str),)),
+    Entry(errors.KeyringNotFound, 404, "keyring_not_found"),
     Entry(errors.PathNotFound, 404, "not_found"),
     Entry(errors.NoSuchUser, 404, "no_such_user", (("user", str),)),
     Entry(errors.NotAllowed, 405, "method_not_allowed", (("method", str),)),

@@ -29,11 +29,13 @@ SECRET = "sesame-sesame"
 #: Arguments for each public method that returns a Deferred.
 OF_THE_STORE: dict[str, Callable[[Document], tuple[Any, ...]]] = {
     "accept_server_restore": lambda doc: (),
+    "adopt_keyring": lambda doc: ("new",),
     "change_passphrase": lambda doc: ("new",),
     "checkpoint_code": lambda doc: (),
     "create_doc": lambda doc: ({},),
     "create_doc_from_json": lambda doc: ("{}",),
     "create_index": lambda doc: ("index", "name"),
+    "create_recovery_code": lambda doc: (),
     "create_text_index": lambda doc: ("text", "name"),
     "delete_doc": lambda doc: (doc,),
     "delete_index": lambda doc: ("index",),
@@ -53,7 +55,9 @@ OF_THE_STORE: dict[str, Callable[[Document], tuple[Any, ...]]] = {
     "put_doc": lambda doc: (doc,),
     "put_docs": lambda doc: ([doc],),
     "resolve_doc": lambda doc: (doc, [doc.rev]),
+    "rotate_root": lambda doc: (),
     "search": lambda doc: ("text", "word"),
+    "set_storage_budget": lambda doc: (1000,),
     "set_tamper_policy": lambda doc: (TamperPolicy.WARN,),
     "stop_sync": lambda doc: (),
     "sync": lambda doc: (),
@@ -64,12 +68,15 @@ OF_THE_STORE: dict[str, Callable[[Document], tuple[Any, ...]]] = {
 OF_DOCUMENTS: dict[str, Callable[[Document], tuple[Any, ...]]] = {
     "delete_attachment": lambda doc: (),
     "download_attachment": lambda doc: (),
+    "evict_attachment": lambda doc: (),
     "get_attachment": lambda doc: (),
     "get_attachment_state": lambda doc: (),
     "is_stale": lambda doc: (),
     "link_attachment": lambda doc: (doc,),
+    "pin_attachment": lambda doc: (),
     "put_attachment": lambda doc: (b"data",),
     "read_attachment": lambda doc: (),
+    "unpin_attachment": lambda doc: (),
     "upload_attachment": lambda doc: (),
     "write_attachment_to": lambda doc: (MemoryConsumer(),),
 }
@@ -134,7 +141,7 @@ class PassphraseTests(SoledadTestCase):
     def test_one_after_the_other(self) -> None:
         """Two changes at once are carried out in their order, as each replaces the file that the other has written."""
         worker = HeldWorker()
-        self.patch(self.store._workers, "files", worker)
+        self.patch(self.store._keys, "_worker", worker)
         first, second = self.store.change_passphrase("first"), self.store.change_passphrase("second")
         self.assertEqual(worker.waiting, 1)
         first.cancel()

@@ -727,8 +727,8 @@ class TamperingTests(Case):
 
     def test_unknown_key(self) -> None:
         """A pointer at what was sealed under a key that this keyring lacks: another error than damage."""
-        stranger = make_store(self, self.server, uuid=ALICE)
-        doc = self.attached(b"data", stranger)
+        self.success(self.here.rotate_root())
+        doc = self.attached(b"data", self.here)
         self.success(doc.upload_attachment())
         other = self.received(doc)
         for call in (other.download_attachment, other.get_attachment, other.read_attachment):

@@ -190,6 +190,20 @@ class ListTests(HostileCase):
         self.assertFalse(self.now(self.here.blobs.exists("nothing")))
         self.assertKept()
 
+    def test_wrong_lengths(self) -> None:
+        """A length that is not that of the blob harms no other that goes with it."""
+        for blob_id in "abc":
+            self.put(noise(3000), blob_id)
+        self.sync(self.here)
+        for length in (1, 1100, 10_000):
+            self.lie = lambda route, page, length=length: evolve(  # type: ignore[misc]
+                page, blobs=tuple(evolve(info, length=length) if info.blob_id == "b" else info for info in page.blobs)
+            )
+            self.sync(self.there)
+            self.assertEqual([self.status(blob_id, self.there) for blob_id in "ac"], [S.SYNCED] * 2)
+            self.assertIsNot(self.status("b", self.there), S.SYNCED)
+        self.assertEqual(self.read("a"), noise(3000))
+
     def test_endless(self) -> None:
         """A list that leads to itself is no list."""
         self.lie = lambda route, page: evolve(page, next=route.since or route.after)

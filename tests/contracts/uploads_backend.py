@@ -277,12 +277,12 @@ class UploadsBackendContract(_Mixin):
         work = self.appending(upload, 0, old)
         old.consumer.write(DATA[:4])
         self.assertEqual(self.state(upload), (4, False))
-        self.failureResultOf(work, CancelledError)
+        self.failureResultOf(work, UploadBusy)
         old = ManualProducer(6)
         work = self.appending(upload, 4, old)
         old.consumer.write(DATA[4:6])
         self.failureResultOf(self.appending(upload, 4, b"x"), WrongOffset)
-        self.failureResultOf(work, CancelledError)
+        self.failureResultOf(work, UploadBusy)
         old.consumer.write(b"late")
         self.append(upload, 6, DATA[6:])
         self.assertEqual(self.read(), DATA)
@@ -294,7 +294,7 @@ class UploadsBackendContract(_Mixin):
         work = self.appending(upload, 0, body)
         body.consumer.write(DATA[:4])
         self.successResultOf(self.backend.abandon_upload(USER, upload.name))
-        self.failureResultOf(work, CancelledError)
+        self.failureResultOf(work, UploadBusy)
         self.assert_gone(upload)
 
     def test_other_process(self) -> None:

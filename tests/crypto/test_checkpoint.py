@@ -285,15 +285,17 @@ class KeyringMarkTests(SynchronousTestCase):
         entropy = Counter("mark")
         keyring = create(USER, KEY, entropy)
         mark = KeyringMark.of(keyring)
-        opened = open_body(USER, keyring.seal_shared(entropy), keyring.key)
+        again = keyring.resealed(keyring.keyring, keyring.slots, entropy)
+        self.assertNotEqual(again.shared, keyring.shared)
+        opened = open_body(USER, again.shared, keyring.key)
         self.assertEqual(KeyringMark.of(evolve(keyring, keyring=opened, device_key=bytes(32), slot_id=None)), mark)
         self.assertEqual(mark.generation, keyring.keyring.generation)
         slots = (*keyring.slots, CODE.wrap(USER, keyring.key, entropy))
-        self.assertNotEqual(KeyringMark.of(evolve(keyring, slots=slots)), mark)
+        self.assertNotEqual(KeyringMark.of(keyring.resealed(opened, slots, entropy)), mark)
         self.assertNotEqual(KeyringMark.of(evolve(keyring, keyring=evolve(opened, generation=2))), mark)
 
     def test_hash(self) -> None:
         """The hash is that of the body as the keyring's format has it."""
         keyring = create(USER, KEY, Counter("mark"))
-        body = keyring.keyring.encode(keyring.seal_shared(Counter("x")).slots_hash)
+        body = keyring.keyring.encode(keyring.shared.slots_hash)
         self.assertEqual(KeyringMark.of(keyring).hash, sha256(body).digest())

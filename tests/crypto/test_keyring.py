@@ -116,23 +116,23 @@ class BodyTests(SynchronousTestCase):
         self.entropy = Counter("body")
         keyring = create(USER, KEY, self.entropy)
         roots = {**keyring.keyring.roots, ROOT.key_id: ROOT}
-        self.keyring = evolve(keyring, keyring=evolve(keyring.keyring, roots=roots))
+        self.keyring = keyring.resealed(evolve(keyring.keyring, roots=roots), (), self.entropy)
 
     def test_shared_part(self) -> None:
         """What the server keeps is enough to have the keys of the account, with the keyring key."""
-        shared = SharedPart.parse(self.keyring.seal_shared(self.entropy).encode())
+        shared = SharedPart.parse(self.keyring.shared.encode())
         self.assertEqual(open_body(USER, shared, self.keyring.key), self.keyring.keyring)
         self.assertNotIn(self.keyring.device_key, shared.encode())
 
     def test_other_user(self) -> None:
         """A body opens for its own user only."""
-        shared = self.keyring.seal_shared(self.entropy)
+        shared = self.keyring.shared
         with self.assertRaises(MalformedKeyring):
             open_body(user_id("user-2"), shared, self.keyring.key)
 
     def test_other_slots(self) -> None:
         """Slots that were added by someone without the keyring key are noticed."""
-        shared = self.keyring.seal_shared(self.entropy)
+        shared = self.keyring.shared
         slot = CODE.wrap(USER, self.keyring.key, self.entropy)
         with self.assertRaises(MalformedKeyring):
             open_body(USER, evolve(shared, slots=(slot,)), self.keyring.key)
@@ -190,25 +190,38 @@ class PassphraseChangeTests(SynchronousTestCase):
             self.opened(second, old)
 
     def test_other_slots_stay(self) -> None:
-        """Only the slot that the store was opened with is replaced."""
+        """All slots for passphrases are replaced, so that none of them opens it any more; a recovery code does."""
         entropy = Counter("others")
         first = create(USER, CODE, entropy)
-        other = RecoveryCode.random(entropy)
-        both = evolve(first, slots=(*first.slots, other.wrap(USER, first.key, entropy)))
-        changed = both.with_passphrase(RecoveryCode(b"n" * 16), entropy)
-        self.assertEqual(self.opened(changed, other).keyring, changed.keyring)
+        slot = Slot(SlotType.PASSPHRASE, b"p" * 16, encode_argon2(FAST), bytes(16), bytes(12), bytes(48))
+        three = first.resealed(first.keyring, (*first.slots, slot, evolve(slot, slot_id=b"q" * 16)), entropy)
+        changed = three.with_passphrase(Passphrase("new", FAST), entropy)
+        self.assertEqual([slot.type for slot in changed.slots], [SlotType.RECOVERY, SlotType.PASSPHRASE])
+        self.assertEqual(self.opened(changed, CODE).keyring, changed.keyring)
+
+    def test_recovery_code(self) -> None:
+        """A recovery code replaces the one before, and nothing else; the store is still the one of its passphrase."""
+        entropy = Counter("code")
+        slot = Slot(SlotType.PASSPHRASE, b"p" * 16, encode_argon2(FAST), bytes(16), bytes(12), bytes(48))
+        keyring = create(USER, KEY, entropy)
+        keyring = evolve(keyring.resealed(keyring.keyring, (slot,), entropy), slot_id=slot.slot_id)
+        second = keyring.with_recovery_code(CODE, entropy).with_recovery_code(RecoveryCode(b"n" * 16), entropy)
+        self.assertEqual((second.slot_id, second.keyring.generation), (slot.slot_id, 3))
+        self.assertEqual(second.slots[0], slot)
+        self.assertEqual(len(second.slots), 2)
+        self.assertEqual(self.opened(second, RecoveryCode(b"n" * 16)).keyring, second.keyring)
         with self.assertRaises(WrongPassphrase):
-            self.opened(changed, CODE)
+            self.opened(second, CODE)
 
     def test_too_many(self) -> None:
         """The ninth slot is refused, when it is made as when it is read."""
         entropy = Counter("many")
         keyring = create(USER, KEY, entropy)
-        for number in range(8):
-            keyring = evolve(keyring.with_passphrase(RecoveryCode(bytes((number,)) * 16), entropy), slot_id=None)
+        slots = tuple(RecoveryCode(bytes((number,)) * 16).wrap(USER, keyring.key, entropy) for number in range(9))
+        keyring = keyring.resealed(keyring.keyring, slots[:8], entropy)
         self.assertEqual(len(self.opened(keyring, RecoveryCode(b"\7" * 16)).slots), 8)
         with self.assertRaises(MalformedKeyring):
-            keyring.with_passphrase(RecoveryCode(b"\x08" * 16), entropy)
+            keyring.resealed(keyring.keyring, slots, entropy)
         shared, device = parse_file(keyring.seal(entropy))
         nine = bytearray(encode_file(shared, device))
         nine[10] = 9

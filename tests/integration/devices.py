@@ -81,7 +81,14 @@ class HomeServer:
         """Serve a folder that is there."""
         workers, budget = Workers.threads(reactor), PeakBudget()
         parts = open_parts(DataFolder(str(folder)), workers, budget)
-        root = make_root(parts.backend, parts.accounts, budget=budget, worker=workers.reads)
+        root = make_root(
+            parts.backend,
+            parts.accounts,
+            budget=budget,
+            records=parts.records,
+            worker=workers.reads,
+            clock=reactor,
+        )
         site = make_site(root, reactor, budget)
         port = reactor.listenTCP(0, site, interface="127.0.0.1")
         return cls(folder, token, budget, parts, workers, root, site, port)

@@ -25,7 +25,7 @@ from twisted.internet.task import Clock
 
 from soledad import Document, Soledad
 from soledad.client.api import open_store
-from soledad.client.local import database, durable, files
+from soledad.client.local import database, durable, files, retention
 from soledad.client.local.files import INLINE_LIMIT
 from soledad.client.local.store import Workers
 from soledad.crypto.slots import HandedInKey
@@ -177,12 +177,30 @@ def attach(data: bytes) -> Callable[[Path, Say], None]:
     return scenario
 
 
+def collect(folder: Path, say: Say) -> None:
+    """Let the collector remove what a deleted document pointed at, and what was never saved."""
+    vars(retention)["GRACE"] = 1.0  # it is over when it is looked at first
+    store = opened(folder)
+    doc = Document("doc", json='{"n":1}')
+    doc.home = store._documents._home
+    now(doc.put_attachment(io.BytesIO(LARGE)))
+    now(store.put_doc(doc))
+    say("saved")
+    now(doc.put_attachment(SMALL))
+    now(store.delete_doc(doc))
+    say("deleted")
+    now(Deferred.fromCoroutine(store._collector.run()))
+    say("collected")
+    now(store.close())
+
+
 SCENARIOS: dict[str, Callable[[Path, Say], None]] = {
     "create": create,
     "save": save,
     "save-all": save_all,
     "attach-small": attach(SMALL),
     "attach-large": attach(LARGE),
+    "collect": collect,
 }
 
 

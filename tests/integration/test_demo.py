@@ -19,7 +19,7 @@ DEMO = CHECKOUT / "examples" / "demo.py"
 
 sys.path.insert(0, str(DEMO.parent))
 try:
-    import demo
+    import demo_place
     import demo_search
 finally:
     sys.path.remove(str(DEMO.parent))
@@ -68,6 +68,8 @@ class DemonstrationTests(TestCase):
         run = Run(self.tmpdir, file)
         self.assertEqual(await run.ended, 0, run.output)
         for told in ("NONE", "LOCAL", "SYNCED", "REMOTE", "AuthenticationFailed", "none of them", "byte by byte"):
+            self.assertIn(told, run.output)
+        for told in ("the document came first", "a conflict", "settled", "ServerRolledBack", "STATE_BACK"):
             self.assertIn(told, run.output)
         self.assertEqual(os.listdir(self.tmpdir), [])
 
@@ -136,11 +138,11 @@ class PartsTests(SynchronousTestCase):
             path.write_bytes(content)
             other = Path(self.mktemp())
             other.write_bytes(b"abc")
-            self.assertEqual(demo.same(other.open("rb"), path), expected)
+            self.assertEqual(demo_place.same(other.open("rb"), path), expected)
 
     def test_flip(self) -> None:
         """One bit of one byte changes."""
         path = Path(self.mktemp())
         path.write_bytes(b"abc")
-        demo.flip(path, 1)
+        demo_place.flip(path, 1)
         self.assertEqual(path.read_bytes(), b"acc")

@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from soledad import Soledad
 from soledad.testing import TEST_KEY, make_store
+from tests.client.stores import count_blobs
 from tests.integration.local_crashing import LARGE, OTHER, SMALL
 from tests.limits import rounds, seconds
 
@@ -51,6 +52,7 @@ STATES: dict[str, list[Shown]] = {
         {"doc": (ONE, OTHER)},
         GONE,
     ],
+    "collect": [NOTHING, {"doc": (ONE, LARGE)}, GONE, GONE],
 }
 
 #: Saves documents with attachments, with threads, until it is killed; says what was acknowledged.
@@ -116,8 +118,8 @@ class CrashTestCase(SynchronousTestCase):
 class StepTests(CrashTestCase):
     """Killed at each step."""
 
-    def play(self, scenario: str) -> None:
-        """Kill a child at every step of a scenario, and look at what each left."""
+    def play(self, scenario: str) -> Path:
+        """Kill a child at every step of a scenario, and look at what each left; return what the last one left."""
         folder = Path(self.mktemp())
         folder.mkdir()
         command = [sys.executable, "-m", "tests.integration.local_crashing", str(folder.resolve()), scenario]
@@ -135,6 +137,7 @@ class StepTests(CrashTestCase):
         # The last one got to its end, and there were as many to be killed as one would think.
         self.assertEqual(len(lines[-1]), len(states))
         self.assertGreater(len(lines), 2 * len(states))
+        return folder / lines[-1][0]
 
     def test_create(self) -> None:
         """While a store is made."""
@@ -155,6 +158,11 @@ class StepTests(CrashTestCase):
     def test_attach_large(self) -> None:
         """While what is large is."""
         self.play("attach-large")
+
+    def test_collect(self) -> None:
+        """While the collector removes rows and files: in the end nothing is left."""
+        store = self.opened(self.play("collect"))
+        self.assertEqual(store._local.blobs.database.read_now(count_blobs), 0)
 
 
 class AnyMomentTests(CrashTestCase):

@@ -219,7 +219,8 @@ class ClosingTests(LocalStoreTestCase):
                 attached[str(doc.doc_id)] = await doc.read_attachment(name)
         for doc_id, data in expected.items():
             self.assertTrue(attached.get(doc_id) == data, doc_id)
-        rows = store._local.blobs.database.read_now(
+        # As the store does it: the collector may be reading.
+        rows = await store._local.blobs.database.read(
             lambda cursor: {row[0] for row in cursor.execute("SELECT file FROM blob WHERE file IS NOT NULL")}
         )
         self.assertEqual({path.name for path in self.files()}, rows)

@@ -49,7 +49,8 @@ class SocketCase(TestCase):
         """Start a server; return a token of alice's."""
         database, budget = memory_database(), Budget()
         accounts = Accounts(database, time)
-        root = make_root(memory_backend(database, budget), accounts, budget=budget, records=Records(database))
+        backend, records = memory_backend(database, budget), Records(database)
+        root = make_root(backend, accounts, budget=budget, records=records, clock=reactor)
         site = make_site(root, reactor, budget)
         port = await endpoint.listen(site)
         self.addCleanup(site.end)

@@ -67,8 +67,10 @@ class UploadsTestCase(ServerTestCase):
         return await deferToThread(talk, port, self.patch_head(path, offset, len(data)) + data)
 
     async def offset(self, port: int, path: str) -> int:
-        """Ask how many bytes there are."""
+        """Ask how many bytes there are; again, if something that was sent before comes behind the question."""
         answer = await deferToThread(talk, port, self.head(f"HEAD {path}", **TUS, Connection="close"))
+        if status(answer) == 423:
+            return await self.offset(port, path)
         self.assertEqual(status(answer), 200)
         return int(headers(answer)["upload-offset"])
 

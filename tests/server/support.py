@@ -147,7 +147,7 @@ class ServerTestCase(SynchronousTestCase):
         self.store = MemoryBytes(self.budget, self.clock.seconds, self.worker)
         self.backend = BlobsBackend(Index(database, Alone(), self.clock.seconds), self.store)
         self.token = self.successResultOf(self.accounts.add_user(USER, QUOTA))
-        self.root = make_root(self.backend, self.accounts, max_blob=2 * QUOTA, budget=self.budget)
+        self.root = make_root(self.backend, self.accounts, max_blob=2 * QUOTA, budget=self.budget, clock=self.clock)
         self.site = make_site(self.root, self.clock, self.budget)
 
     def connect(self) -> Connection:

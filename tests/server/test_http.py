@@ -21,7 +21,7 @@ class WhoTests(ServerTestCase):
         answer = self.connect().request("GET /")
         self.assertEqual(status(answer), 200)
         told = json.loads(content(answer))
-        offers = ["blobs", "stream", "uploads"]
+        offers = ["blobs", "events", "keys", "stream", "uploads"]
         self.assertEqual((told["name"], told["protocol"], told["offers"]), ("soledad", 1, offers))
 
     def test_unauthorized(self) -> None:

@@ -235,7 +235,7 @@ class TakeoverTests(PartsTestCase):
             asking = self.backend.get_upload(USER, upload.name)
             self.assertNoResult(asking)
             worker.release()
-            self.failureResultOf(work, CancelledError)
+            self.failureResultOf(work, UploadBusy)
             self.assertIs(body.consumer, None)
             self.assertEqual(self.successResultOf(asking).received, 0)
 

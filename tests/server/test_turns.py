@@ -6,7 +6,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.deferreds import completed, unawaited
-from soledad.server.turns import Turn, Turns
+from soledad.server.turns import Superseded, Turn, Turns
 
 
 class TurnsTests(SynchronousTestCase):
@@ -42,7 +42,7 @@ class TurnsTests(SynchronousTestCase):
         new = self.run_it("new", work)
         self.assertEqual(self.events, ["old begins"])
         tidy.callback(None)
-        self.failureResultOf(old, CancelledError)
+        self.failureResultOf(old, Superseded)
         self.assertEqual(self.events, ["old begins", "old ends", "new begins"])
         work.callback(None)
         self.assertEqual(self.successResultOf(new), "new")
@@ -55,13 +55,16 @@ class TurnsTests(SynchronousTestCase):
         tidy.callback(None)
         self.assertEqual(self.events, ["old begins", "old ends", "fourth begins"])
         for work in works[:3]:
-            self.failureResultOf(work, CancelledError)
+            self.failureResultOf(work, Superseded)
         works[3].cancel()
         self.failureResultOf(works[3], CancelledError)
 
     def test_check(self) -> None:
         """One that was stopped where nothing can be cancelled finds out when it checks."""
-        for stop in (lambda work: work.cancel(), lambda work: unawaited(self.run_it("new", succeed(None)))):
+        for stop, expected in (
+            (lambda work: work.cancel(), CancelledError),
+            (lambda work: unawaited(self.run_it("new", succeed(None))), Superseded),
+        ):
             uncancellable: Deferred[None] = Deferred()
 
             async def body(turn: Turn, work: Deferred[None] = uncancellable) -> None:
@@ -73,7 +76,7 @@ class TurnsTests(SynchronousTestCase):
             stop(old)
             self.assertNoResult(old)
             uncancellable.callback(None)
-            self.failureResultOf(old, CancelledError)
+            self.failureResultOf(old, expected)
         self.assertEqual(self.events, ["new begins", "new ends"])
 
     def test_separate(self) -> None:
@@ -90,7 +93,7 @@ class TurnsTests(SynchronousTestCase):
     def test_nothing_is_kept(self) -> None:
         """Whoever has ended is forgotten."""
         works = [self.run_it("old", Deferred()), self.run_it("new", Deferred())]
-        for work in works:
+        for work, expected in zip(works, (Superseded, CancelledError), strict=True):
             work.cancel()
-            self.failureResultOf(work, CancelledError)
+            self.failureResultOf(work, expected)
         self.assertEqual(self.turns._newest, {})

@@ -234,7 +234,7 @@ def keyrings_that_open() -> Iterator[Case]:
     keyring = create(USER, Passphrase("first", FAST), entropy)
     slots = (*keyring.slots, CODE.wrap(USER, keyring.key, entropy))
     roots = {**keyring.roots, ROOT.key_id: ROOT}
-    keyring = evolve(keyring, slots=slots, keyring=evolve(keyring.keyring, generation=7, roots=roots))
+    keyring = keyring.resealed(evolve(keyring.keyring, generation=7, roots=roots), slots, entropy).backed_up()
     yield opened(keyring_case("two slots, two roots", keyring.seal(entropy), recovery_code=CODE.as_text()), keyring)
 
 

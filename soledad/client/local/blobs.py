@@ -82,8 +82,8 @@ def insert(
         return
     cursor.execute(
         """
-        INSERT INTO blob (namespace, blob_id, status, priority, length, size, header, commitment, condemned)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+        INSERT INTO blob (namespace, blob_id, status, priority, length, size, header, commitment, condemned, ours)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
         """,
         (
             key.namespace,
@@ -95,6 +95,8 @@ def insert(
             sealed.header,
             sealed.commitment,
             0.0 if status is SyncStatus.UNREFERENCED else None,
+            # What comes with its bytes was made here.
+            spooled is not None,
         ),
     )
     if spooled is not None:

@@ -15,7 +15,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from soledad.client.interfaces import IDocuments
+from soledad.client.interfaces import IDocuments, IReferences
 from soledad.client.local import references
 from soledad.client.local.database import Cursor, Database
 from soledad.client.local.indexes import Upkeep
@@ -32,6 +32,7 @@ from soledad.model.attachment import Pointer
 from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import ATTACHMENTS, BlobId, DocId, random_replica_id, random_transaction_id
+from soledad.model.retention import Referring
 
 T = TypeVar("T")
 
@@ -231,6 +232,12 @@ def pointers_to(cursor: Cursor, wanted: Set[BlobId]) -> list[Pointer]:
     return list(found.values())
 
 
+def referring(cursor: Cursor, blob_ids: Collection[BlobId]) -> Referring:
+    """Return what documents say of some blobs."""
+    wanted = {one for one in blob_ids if references.is_referenced(cursor, one)}
+    return Referring(pointers_to(cursor, wanted), references.dropped(cursor, blob_ids))
+
+
 class _Row(NamedTuple):
     """What a write has to know of the current version."""
 
@@ -347,7 +354,7 @@ def _note(
     query = "INSERT INTO alternative (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?)"
     for one in alternatives:
         cursor.execute(query, (one.doc_id, one.rev, one.content, encode_pointers(one.attachments)))
-    dropped = references.replace(cursor, current.doc_id, [current, *alternatives])
+    dropped = references.replace(cursor, current.doc_id, [current, *alternatives], ours)
     return Written(current.rev, frozenset(dropped), number, found_in, bool(alternatives))
 
 
@@ -358,7 +365,7 @@ def _check_size(document: Stored, limit: int | None) -> None:
             raise DocumentTooBig(size, limit)
 
 
-@implementer(IDocuments)
+@implementer(IDocuments, IReferences)
 @define(eq=False)
 class LocalDocuments:
     """The documents' database."""
@@ -410,3 +417,16 @@ class LocalDocuments:
     def _write(self, job: Callable[..., T], *args: Any) -> Deferred[T]:
         # The name that it has when the job is carried out: it may have changed while the job waited.
         return self.database.write(lambda cursor: job(cursor, self.replica, *args))
+
+    def referring(self, blob_ids: Collection[BlobId]) -> Deferred[Referring]:
+        """See `IReferences`."""
+        # Among the writes, though it changes nothing: those that were asked for before have been answered then.
+        return self.database.write(referring, blob_ids)
+
+    def all_dropped(self, after: BlobId, limit: int) -> Deferred[list[BlobId]]:
+        """See `IReferences`."""
+        return self.database.write(references.all_dropped, after, limit)
+
+    def forget_dropped(self, blob_ids: Collection[BlobId]) -> Deferred[None]:
+        """See `IReferences`."""
+        return self.database.write(references.forget_dropped, blob_ids)

@@ -15,9 +15,20 @@ from pathlib import Path
 from attrs import define, field
 
 from soledad.client.local.durable import TEMPORARY_SUFFIX, file_faults, make_folder, publish_new, publish_over
-from soledad.crypto.keyring import MAX_FILE, OpenKeyring, create, unlock
-from soledad.crypto.slots import Credential, Entropy, SlotCredential
-from soledad.errors import ForeignStore, InvalidIdentifier, KeyringExists, KeyringMissing, MalformedKeyring, StoreInUse
+from soledad.crypto.kdf import KEY_SIZE
+from soledad.crypto.keyring import MAX_FILE, OpenKeyring, SharedPart, create, open_file_with, open_shared, unlock
+from soledad.crypto.merging import Standing, adopt, compare, join
+from soledad.crypto.slots import Credential, Entropy
+from soledad.errors import (
+    ForeignStore,
+    InvalidIdentifier,
+    KeyringExists,
+    KeyringMissing,
+    KeyringRolledBack,
+    MalformedKeyring,
+    StoreInUse,
+    WrongPassphrase,
+)
 from soledad.model.ids import UserId, user_id
 
 _KEYRING = ".keyring"
@@ -141,9 +152,9 @@ class KeyringFile:
         return self.path.with_name(f"{self.path.name}.{entropy(8).hex()}{TEMPORARY_SUFFIX}")
 
 
-def open_keyring(folder: Path, uuid: UserId, credential: Credential, entropy: Entropy) -> OpenKeyring:
+def unlock_keyring(folder: Path, uuid: UserId, credential: Credential) -> OpenKeyring | None:
     """
-    Unlock the keyring of the store in ``folder``, or make it when there is no store yet.  The caller has the lock.
+    Unlock the keyring of the store in ``folder``; `None` when there is no store yet.  The caller has the lock.
 
     :raise ForeignStore: the folder has another user's store.
     :raise KeyringMissing: there is a database, but no keyring.
@@ -159,21 +170,70 @@ def open_keyring(folder: Path, uuid: UserId, credential: Credential, entropy: En
         return unlock(uuid, file.read(), credential)
     if any(os.path.lexists(path) for path in database_paths(folder, uuid)):
         raise KeyringMissing(str(file.path))
-    keyring = create(uuid, credential, entropy)
-    file.create(keyring.seal(entropy), entropy)
+    return None
+
+
+def unlock_with_servers(folder: Path, uuid: UserId, shared: SharedPart, credential: Credential) -> OpenKeyring:
+    """
+    Unlock the keyring in ``folder``, whose slots do not open, with what the server has: it was changed elsewhere.
+
+    :return: what the two become, which is not saved yet.
+    :raise WrongPassphrase: that does not open either, belongs to other keys, or is not newer.
+    :raise MalformedKeyring: one of them is damaged.
+    """
+    theirs = open_shared(uuid, shared, credential, b"")
+    mine = open_file_with(uuid, KeyringFile(keyring_path(folder, uuid)).read(), theirs)
+    try:
+        standing = compare(mine, shared)
+    except KeyringRolledBack:
+        raise WrongPassphrase() from None
+    if standing is Standing.NEWER:
+        return adopt(mine, shared)
+    if standing is Standing.DIVERGED:
+        return join(mine, shared, os.urandom)
+    # What opens only an older keyring was a passphrase once.
+    raise WrongPassphrase()
+
+
+def make_keyring(folder: Path, keyring: OpenKeyring, entropy: Entropy) -> OpenKeyring:
+    """
+    Write the keyring of a new store, and return it.  The caller has the lock.
+
+    :raise KeyringExists: there is one, which is untouched.
+    :raise StorageError: the file system says no.
+    """
+    KeyringFile(keyring_path(folder, keyring.uuid)).create(keyring.seal(entropy), entropy)
     return keyring
 
 
-def change_passphrase(folder: Path, keyring: OpenKeyring, passphrase: SlotCredential, entropy: Entropy) -> OpenKeyring:
+def join_keyring(
+    folder: Path, uuid: UserId, shared: SharedPart, credential: Credential, entropy: Entropy
+) -> OpenKeyring:
     """
-    Replace what the keyring opens with, in its file; return it as it is now.  The caller has the lock.
+    Make a new store of a user who has a keyring on the server: the same keys, and a device key of its own.
+
+    :raise WrongPassphrase: the credential opens no slot; nothing was made.
+    :raise MalformedKeyring: it is damaged, or not this user's; nothing was made.
+    :raise StorageError: the file system says no.
+    """
+    joined = open_shared(uuid, shared, credential, entropy(KEY_SIZE)).backed_up()
+    return make_keyring(folder, joined, entropy)
+
+
+def open_keyring(folder: Path, uuid: UserId, credential: Credential, entropy: Entropy) -> OpenKeyring:
+    """Unlock the keyring of the store in ``folder``, or make it; errors as `unlock_keyring` and `make_keyring`."""
+    found = unlock_keyring(folder, uuid, credential)
+    return make_keyring(folder, create(uuid, credential, entropy), entropy) if found is None else found
+
+
+def save_keyring(folder: Path, keyring: OpenKeyring, entropy: Entropy) -> None:
+    """
+    Write the next keyring over the last; it is durable when this returns.  The caller has the lock.
 
     :raise KeyringMissing: the file is gone.
-    :raise StorageError: the file system says no; the old or the new passphrase opens it.
+    :raise StorageError: the file system says no; the old or the new one is there.
     """
-    changed = keyring.with_passphrase(passphrase, entropy)
-    KeyringFile(keyring_path(folder, keyring.uuid)).replace(changed.seal(entropy), entropy)
-    return changed
+    KeyringFile(keyring_path(folder, keyring.uuid)).replace(keyring.seal(entropy), entropy)
 
 
 def _refuse_others(folder: Path, uuid: UserId) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from soledad.client.interfaces import Listed
 from soledad.client.local.blobs import IDLE
 from soledad.client.local.database import Cursor
-from soledad.client.local.queue import SELECT, bury, drop_bytes, look_up, queued, remove
+from soledad.client.local.queue import SELECT, bury, drop_bytes, is_waiting, look_up, queued, remove
 from soledad.model.blob import BlobKey, Priority, Sealed, SyncEvent, SyncStatus, after
 from soledad.model.ids import Namespace
 from soledad.model.transfer import EVENTS, Finding, Queued, find
@@ -25,6 +25,17 @@ def head(cursor: Cursor, namespace: Namespace) -> str | None:
 def note_head(cursor: Cursor, namespace: Namespace, token: str) -> None:
     """Keep what to go on from."""
     cursor.execute("INSERT OR REPLACE INTO listing VALUES (?, ?)", (namespace, token))
+
+
+def is_settled(cursor: Cursor, changes: str) -> bool:
+    """Tell whether all that the server had at a change of its blobs was looked at, and nothing waits since."""
+    row = cursor.execute("SELECT value FROM meta WHERE key = 'settled'").fetchone()
+    return row is not None and row[0] == changes and not is_waiting(cursor)
+
+
+def note_settled(cursor: Cursor, changes: str) -> None:
+    """Keep up to which change of its blobs all that the server had was looked at."""
+    cursor.execute("INSERT OR REPLACE INTO meta VALUES ('settled', ?)", (changes,))
 
 
 def begin_comparing(cursor: Cursor, namespace: Namespace) -> None:

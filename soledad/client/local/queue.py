@@ -55,9 +55,8 @@ def ask(cursor: Cursor, scope: Scope, now: float) -> int:
         where, values = _of_scope([SyncStatus.REMOTE], scope.namespace)
         wanted = after(SyncStatus.REMOTE, SyncEvent.WANTED).value
         cursor.execute(f"UPDATE blob SET status = ? WHERE {where} AND evicted = 0", (wanted, *values))
-    where, values = _of_scope(_statuses(scope), scope.namespace)
-    # What is condemned is not worth the way.
-    cursor.execute(f"UPDATE blob SET retry_at = ? WHERE {where} AND condemned IS NULL", (now, *values))
+    where, values = _worthwhile(scope)
+    cursor.execute(f"UPDATE blob SET retry_at = ? WHERE {where}", (now, *values))
     (size,) = cursor.execute(f"SELECT coalesce(sum(size), 0) FROM blob WHERE {where}", values).fetchone()
     return int(size)
 
@@ -78,6 +77,12 @@ def next_time(cursor: Cursor) -> float | None:
     query = f"SELECT min(retry_at) FROM blob WHERE retry_at IS NOT NULL AND {where}"
     (time,) = cursor.execute(query, values).fetchone()
     return None if time is None else float(time)
+
+
+def is_waiting(cursor: Cursor) -> bool:
+    """Tell whether any blob waits to go or to come, asked for or not."""
+    where, values = _worthwhile(None)
+    return bool(cursor.execute(f"SELECT EXISTS (SELECT 1 FROM blob WHERE {where})", values).fetchone()[0])
 
 
 def contents(cursor: Cursor, keys: Sequence[BlobKey]) -> list[bytes | None]:
@@ -291,6 +296,13 @@ def _of(key: BlobKey) -> tuple[Namespace, BlobId]:
 def _statuses(scope: Scope | None) -> list[SyncStatus]:
     """Return the statuses of the transfers that are meant."""
     return [status for status, direction in DIRECTIONS.items() if scope is None or direction in scope.directions]
+
+
+def _worthwhile(scope: Scope | None) -> tuple[str, list[str]]:
+    """Return a condition for the transfers of a scope that are worth the way, and its values."""
+    where, values = _of_scope(_statuses(scope), None if scope is None else scope.namespace)
+    # What is condemned is not, unless it is to be deleted.
+    return f"{where} AND (condemned IS NULL OR status = ?)", [*values, SyncStatus.PENDING_DELETE.value]
 
 
 def _of_scope(statuses: Sequence[SyncStatus], namespace: Namespace | None) -> tuple[str, list[str]]:

@@ -118,6 +118,13 @@ DOCUMENTS = (
         UNIQUE (kind, device, evidence)
     );
     """,
+    """
+    CREATE TABLE dropped_ref (                  -- blobs that a version written here refers to no more
+        namespace TEXT NOT NULL,
+        blob_id TEXT NOT NULL,
+        PRIMARY KEY (namespace, blob_id)
+    ) WITHOUT ROWID;
+    """,
 )
 
 BLOBS = (
@@ -171,5 +178,17 @@ BLOBS = (
         commitment BLOB NOT NULL,
         UNIQUE (namespace, blob_id, commitment)
     );
+    """,
+    """
+    ALTER TABLE blob ADD COLUMN ours INTEGER NOT NULL DEFAULT 0;    -- 1: this device deletes it on the server
+    ALTER TABLE blob ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;  -- 1: its bytes stay here
+    ALTER TABLE blob ADD COLUMN used INTEGER NOT NULL DEFAULT 0;    -- greater: used later
+    CREATE INDEX blob_kept ON blob (namespace, status, pinned, used, size);
+    -- What the server has lost, and gets from here again, is this device's affair from then on.
+    CREATE TRIGGER blob_missed AFTER UPDATE OF status ON blob
+    WHEN OLD.status = 'SYNCED' AND NEW.status = 'PENDING_UPLOAD'
+    BEGIN
+        UPDATE blob SET ours = 1 WHERE id = NEW.id;
+    END;
     """,
 )

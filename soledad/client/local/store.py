@@ -11,20 +11,20 @@ from contextlib import ExitStack
 from os import urandom
 from pathlib import Path
 
-from attrs import define
+from attrs import define, frozen
 
-from soledad.client.local import blobs, documents, indexes, references
-from soledad.client.local.blobs import LocalBlobs
+from soledad.client.local import blobs, documents, indexes, references, retention
 from soledad.client.local.database import Database
 from soledad.client.local.documents import LocalDocuments
 from soledad.client.local.files import BlobFiles
-from soledad.client.local.keyring import StoreLock, change_passphrase, database_paths, lock_path, open_keyring
+from soledad.client.local.keyring import StoreLock, database_paths, lock_path, open_keyring, save_keyring
 from soledad.client.local.queries import LocalQueries
+from soledad.client.local.retention import KeptBlobs
 from soledad.client.local.schema import BLOBS, BLOBS_PAGE, DOCUMENTS, DOCUMENTS_PAGE
 from soledad.crypto.container import KeyMaterial, Keys
 from soledad.crypto.kdf import Database as KeyOf
 from soledad.crypto.keyring import OpenKeyring
-from soledad.crypto.slots import Credential, SlotCredential
+from soledad.crypto.slots import Credential
 from soledad.deferreds import InPlace, ThreadWorker
 from soledad.model.ids import UserId
 
@@ -59,6 +59,17 @@ class Workers:
             worker.close()
 
 
+@frozen
+class KeyringState:
+    """A keyring, without its keys."""
+
+    generation: int
+    #: SHA-256 of the shared part.
+    digest: bytes
+    #: Another one: the account keys are others, and names and digests that were made with them have to be made anew.
+    account: bytes
+
+
 @define(eq=False)
 class LocalStore:
     """An open store, without a server."""
@@ -68,7 +79,9 @@ class LocalStore:
     keyring: OpenKeyring
     documents: LocalDocuments
     queries: LocalQueries
-    blobs: LocalBlobs
+    blobs: KeptBlobs
+    #: Bytes of attachments that are to be here at most.
+    budget: int | None
 
     @classmethod
     def open(cls, folder: Path, user: UserId, credential: Credential, workers: Workers) -> LocalStore:
@@ -76,7 +89,15 @@ class LocalStore:
         with ExitStack() as undo:
             lock = StoreLock.acquire(lock_path(folder, user))
             undo.callback(lock.release)
-            keyring = open_keyring(folder, user, credential, urandom)
+            store = cls.unlocked(folder, lock, open_keyring(folder, user, credential, urandom), workers)
+            undo.pop_all()
+        return store
+
+    @classmethod
+    def unlocked(cls, folder: Path, lock: StoreLock, keyring: OpenKeyring, workers: Workers) -> LocalStore:
+        """Open the databases and files of a store whose lock and keyring are there; if that fails, the lock stays."""
+        user = keyring.uuid
+        with ExitStack() as undo:
             databases = []
             for path, name, migrations, page_size, threads in zip(
                 database_paths(folder, user),
@@ -101,7 +122,8 @@ class LocalStore:
                 keyring,
                 LocalDocuments(documents_database, replica),
                 LocalQueries(documents_database),
-                LocalBlobs(blobs_database, files, workers.files),
+                KeptBlobs(blobs_database, files, workers.files),
+                blobs_database.read_now(retention.budget),
             )
             store.reconcile()
             undo.pop_all()
@@ -121,7 +143,7 @@ class LocalStore:
         wanted, unreferred = self.blobs.database.read_now(blobs.compare, referenced)
         if wanted or unreferred:
             pointers = self.documents.database.read_now(documents.pointers_to, wanted)
-            self.blobs.database.write_now(blobs.refer_and_condemn, pointers, unreferred)
+            self.blobs.database.write_now(retention.refer_and_condemn, pointers, unreferred)
 
     @property
     def current(self) -> KeyMaterial:
@@ -133,9 +155,15 @@ class LocalStore:
         """All that containers may be sealed under, by key id."""
         return self.keyring.roots
 
-    def change_passphrase(self, passphrase: SlotCredential) -> None:
-        """Let the keyring open with another passphrase; the file is durable when this returns."""
-        self.keyring = change_passphrase(self.folder, self.keyring, passphrase, urandom)
+    def save_keyring(self, keyring: OpenKeyring) -> None:
+        """Go on with another keyring; the file is durable when this returns."""
+        save_keyring(self.folder, keyring, urandom)
+        self.keyring = keyring
+
+    def keyring_state(self) -> KeyringState:
+        """Return what the sync has to know of the keyring, and may tell other devices."""
+        keyring = self.keyring.keyring
+        return KeyringState(keyring.generation, self.keyring.shared.digest, keyring.account)
 
     def abandon(self) -> None:
         """Give everything back at once, when opening ends after all."""

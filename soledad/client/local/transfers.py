@@ -12,8 +12,8 @@ from zope.interface import implementer
 
 from soledad.client.interfaces import Arrival, IBlobQueue, Listed, Outcome, Scope
 from soledad.client.local import listings, queue
-from soledad.client.local.blobs import LocalBlobs
 from soledad.client.local.partial import PartialFile
+from soledad.client.local.retention import KeptBlobs
 from soledad.deferreds import completed, deferred
 from soledad.model.blob import BlobKey, Priority, Sealed, SyncEvent, SyncStatus
 from soledad.model.ids import Namespace
@@ -25,7 +25,7 @@ from soledad.model.transfer import Queued
 class BlobQueue:
     """See `IBlobQueue`."""
 
-    _blobs: LocalBlobs
+    _blobs: KeptBlobs
 
     def ask(self, scope: Scope, now: float) -> Deferred[int]:
         """See `IBlobQueue`."""
@@ -77,6 +77,9 @@ class BlobQueue:
         statuses = await self._blobs.database.write(queue.arrive_all, arrivals)
         pairs = zip(arrivals, statuses, strict=True)
         await self._remove([a.spooled.file for a, status in pairs if status is None and a.spooled.file is not None])
+        for arrival, status in zip(arrivals, statuses, strict=True):
+            if status is not None:
+                self._blobs.came(arrival.key)
         return statuses
 
     def settle(self, outcomes: Sequence[Outcome]) -> Deferred[builtin_list[SyncStatus | None]]:
@@ -144,6 +147,14 @@ class BlobQueue:
     def note_head(self, namespace: Namespace, head: str) -> Deferred[None]:
         """See `IBlobQueue`."""
         return self._blobs.database.write(listings.note_head, namespace, head)
+
+    def is_settled(self, changes: str) -> Deferred[bool]:
+        """See `IBlobQueue`."""
+        return self._blobs.database.read(listings.is_settled, changes)
+
+    def note_settled(self, changes: str) -> Deferred[None]:
+        """See `IBlobQueue`."""
+        return self._blobs.database.write(listings.note_settled, changes)
 
     @deferred
     async def replace(self, key: BlobKey, commitment: bytes, size: int, etag: str | None) -> None:

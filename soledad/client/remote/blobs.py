@@ -68,10 +68,10 @@ class RemoteBlobs:
         headers = _conditions(wanted, etag)
         answer = await self._server.request("GET", self._path(blob_id, namespace), headers=headers, known=known)
         try:
-            if etag is not None and _etag_of(answer) != etag:
+            if etag is not None and etag_of(answer) != etag:
                 raise PreconditionFailed()
             length = _length_of(answer, wanted)
-            tag = _etag_of(answer)
+            tag = etag_of(answer)
         except (UnexpectedAnswer, PreconditionFailed):
             await answer.abandon()
             raise
@@ -88,7 +88,7 @@ class RemoteBlobs:
         length = answer.header("Content-Length") or ""
         if not _LENGTH.fullmatch(length):
             raise UnexpectedAnswer("no length", answer.status)
-        return BlobInfo(blob_id, namespace, int(length), _etag_of(answer))
+        return BlobInfo(blob_id, namespace, int(length), etag_of(answer))
 
     @deferred
     async def delete_blob(
@@ -176,7 +176,7 @@ def _length_of(answer: Answer, wanted: ByteRange) -> int:
     return answer.length
 
 
-def _etag_of(answer: Answer) -> str:
+def etag_of(answer: Answer) -> str:
     """Return the SHA-256 that the server tells of the stored bytes."""
     etag: Any = _ETAG.fullmatch(answer.header("ETag") or "")
     if etag is None:

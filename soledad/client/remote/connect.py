@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -9,11 +10,20 @@ from urllib.parse import urlsplit
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 
-from soledad.client.interfaces import IRemoteBlobs, IRemoteDocuments, IRemoteStream, IRemoteUploads
+from soledad.client.interfaces import (
+    IRemoteBlobs,
+    IRemoteDocuments,
+    IRemoteEvents,
+    IRemoteKeys,
+    IRemoteStream,
+    IRemoteUploads,
+)
 from soledad.client.remote.agent import load_tls, make_agent
 from soledad.client.remote.blobs import RemoteBlobs
 from soledad.client.remote.documents import RemoteDocuments
+from soledad.client.remote.events import RemoteEvents
 from soledad.client.remote.http import ServerConnection, server_url
+from soledad.client.remote.keys import RemoteKeys
 from soledad.client.remote.stream import RemoteStream
 from soledad.client.remote.uploads import RemoteUploads
 from soledad.deferreds import Worker
@@ -51,6 +61,8 @@ class Server:
     uploads: IRemoteUploads
     stream: IRemoteStream
     documents: IRemoteDocuments
+    keys: IRemoteKeys
+    events: IRemoteEvents
     _connection: ServerConnection
     _agent: ClosingAgent
 
@@ -63,6 +75,8 @@ class Server:
             RemoteUploads(connection),
             RemoteStream(connection),
             RemoteDocuments(connection),
+            RemoteKeys(connection),
+            RemoteEvents(connection),
             connection,
             agent,
         )
@@ -76,6 +90,10 @@ class Server:
         """Use another token from the next request on. :raise InvalidServerURL: it is none."""
         _check_token(token)
         self._connection.set_token(token)
+
+    def before_writing(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Await ``call()`` before anything is sent that the server is to keep, the keyring apart."""
+        self._connection.before_writing = call
 
     def close(self) -> Deferred[None]:
         """End all requests and connections; fires when they are gone."""

@@ -23,6 +23,7 @@ from zope.interface import implementer
 
 from soledad.deferreds import unawaited
 from soledad.errors import TransferTimeout, UnexpectedAnswer, WrongLength
+from soledad.wire.events import EVENT_STREAM
 
 #: Bytes that are read from a socket or sent at a time; and those of a body that wait there when its source is to pause.
 READ_SIZE, WRITE_BUFFER = 512 * 1024, 64 * 1024
@@ -30,6 +31,8 @@ READ_SIZE, WRITE_BUFFER = 512 * 1024, 64 * 1024
 HEAD_LIMIT = 64 * 1024
 #: Fewer bytes than these in a time-out's span are standing still.
 LEAST_MOVED = 1024
+#: What asks for a stream of events: there, any byte will do.
+_EVENTS = EVENT_STREAM.encode()
 _ZEROS = bytes(1024 * 1024)
 
 
@@ -102,6 +105,7 @@ class Connection(ProtocolWrapper):
         self._heard = 0
         self._moved = 0
         self._acknowledged = 0
+        self._least = LEAST_MOVED
 
     # --- as a protocol --------------------------------------------------------------------------------
 
@@ -159,6 +163,7 @@ class Connection(ProtocolWrapper):
         """Send the head of a request."""
         self._requests += 1
         self._in_head, self._heard = True, 0
+        self._least = 1 if any(_EVENTS in line for line in data) else LEAST_MOVED
         self._watch_again()
         super().writeSequence(data)
 
@@ -223,7 +228,7 @@ class Connection(ProtocolWrapper):
     def _look(self) -> None:
         moved = self._moved + self._acknowledgements() - self._acknowledged
         # While our own side does not want more, it is not the server that makes us wait.
-        if self._paused or moved >= LEAST_MOVED:
+        if self._paused or moved >= self._least:
             self._watch_again()
         else:
             self.fail(TransferTimeout(self._keeper.limits.stall))

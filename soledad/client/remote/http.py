@@ -7,7 +7,8 @@ makes requests need not know of connections: `soledad.client.remote.agent` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -42,6 +43,8 @@ from soledad.streams import MemoryConsumer
 from soledad.wire.routes import authorization
 from soledad.wire.status import ERROR_BODY_LIMIT, decode_error
 
+#: What sends something that the server is to keep.
+_WRITING = frozenset({"PATCH", "POST", "PUT"})
 #: Seconds in which the body of an error has to come; after that the status has to do.
 ERROR_BODY_TIME = 5.0
 
@@ -75,6 +78,8 @@ class ServerConnection:
     url: str
     user: UserId
     _token: str = field(repr=False)
+    #: Awaited before anything is sent that the server is to keep, the keyring apart.
+    before_writing: Callable[[], Awaitable[None]] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def over(cls, agent: IAgent, clock: IReactorTime, url: str, user: UserId, token: str) -> ServerConnection:
@@ -100,6 +105,7 @@ class ServerConnection:
         body: IBodyProducer | None = None,
         known: Mapping[str, Any] | None = None,
         unchanged: bool = False,
+        is_keyring: bool = False,
     ) -> Answer:
         """
         Send a request; return the answer once its head is there.  Its body has to be taken or abandoned.
@@ -111,6 +117,8 @@ class ServerConnection:
         """
         if body is not None and body.length is UNKNOWN_LENGTH:
             raise LengthRequired()
+        if method in _WRITING and not is_keyring and self.before_writing is not None:
+            await self.before_writing()
         try:
             response = await self._client.request(
                 method,
@@ -182,7 +190,7 @@ class Answer:
         """
         await self._deliver(_Delivery(consumer, length, exact=True))
 
-    async def deliver_up_to(self, consumer: IConsumer, limit: int) -> None:
+    async def stream(self, consumer: IConsumer, limit: int = sys.maxsize) -> None:
         """
         Write the body, whose length nobody knows, to ``consumer``, whose back-pressure is obeyed.
 

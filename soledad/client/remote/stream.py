@@ -85,7 +85,7 @@ class RemoteStream:
         path = StreamRoute(self._server.user, "download", namespace).path
         answer = await self._server.request("POST", path, body=BytesProducer(body))
         arrivals = _Arrivals(wanted, namespace)
-        await answer.deliver_up_to(arrivals, arrivals.limit)
+        await answer.stream(arrivals, arrivals.limit)
         answer.expect(200)
         return arrivals.finish()
 

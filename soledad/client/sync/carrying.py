@@ -66,6 +66,9 @@ class Carrying:
                 results = await self.sending.send_together(rows)
                 return await self._note_sent(rows, results)
             arrivals = await self.fetching.fetch_together(rows)
+        except UnexpectedAnswer:
+            # One of them may be to blame for it: the others are not to suffer.
+            return [await self._by_itself(row, direction) for row in rows]
         except SoledadError as error:
             until = self._clock.seconds() + pause_after(error, direction, rows[0].attempts, self._chance())
             keys = [row.key for row in rows]
@@ -115,10 +118,13 @@ class Carrying:
         if not isinstance(error, UnexpectedAnswer) or row.sealed.header is not None:
             await completed(self._queue_failure(row, Direction.DOWNLOAD, error))
             return error
+        return await self._by_itself(row, Direction.DOWNLOAD)
+
+    async def _by_itself(self, row: Queued, direction: Direction) -> Result:
         try:
-            return await self.carry(row, Direction.DOWNLOAD, Progress(self.fetching.worker, None))
-        except SoledadError as other:
-            return other
+            return await self.carry(row, direction, Progress(self.fetching.worker, None))
+        except SoledadError as error:
+            return error
 
     # --- failures -------------------------------------------------------------------------------------
 

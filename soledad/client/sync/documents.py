@@ -252,13 +252,12 @@ class Exchange:
             plan = await self._plan(records)
         now = evolve(self._standing, cursor=cursor, digest=plan.digest)
         if plan.arrivals or now != self._standing:
-            applied = await self._parts.journal.take(plan.arrivals, now)
+            await self._parts.documents.apply_by(lambda: self._parts.journal.take(plan.arrivals, now))
             self._standing = now
             for one in plan.arrivals:
                 self._problems.pop(one.name, None)
                 if one.problem is not None:
                     self._problems[one.name] = one.problem
-            await self._parts.documents.applied(applied)
         self._progress.add(sum(len(record.data) for record in records))
         self._go_on()
 
@@ -576,6 +575,18 @@ class Exchange:
         self._untold = False
         self._go_on()
         return pending
+
+    # --- what came of it ------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> str | None:
+        """The tag of the head that was accepted last."""
+        return self._standing.head
+
+    @property
+    def keyring_mark(self) -> KeyringMark | None:
+        """Which keyring the device had that made the last checkpoint."""
+        return None if self._known is None else self._known.keyring
 
     # --- what it stands on ----------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ Documents first, then blobs.  How either is done is elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeAlias
 
@@ -16,18 +16,21 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from soledad.client.sync.documents import Exchange, Parts
+from soledad.client.sync.keyring import KeyringWatch
 from soledad.crypto import checkpoint as checkpoints
 from soledad.crypto.checkpoint import Checkpoint
 from soledad.deferreds import outlasting, unawaited
-from soledad.errors import SoledadError
+from soledad.errors import SoledadError, UnknownKey
 from soledad.model.tampering import News
 from soledad.streams import Progress
+from soledad.wire.events import Heads
 
 _log = Logger()
 
 ProgressCallback: TypeAlias = Callable[[int, int], object]
-#: Brings the blobs in step; is given the change number of the server's blobs, as it was told last.
-BlobPhase: TypeAlias = Callable[[str, Progress], Deferred[None]]
+#: Brings the blobs in step; is given the change number of the server's blobs, as it was told last, and tells whether
+#: there was anything to look at.
+BlobPhase: TypeAlias = Callable[[str, ProgressCallback], Awaitable[bool]]
 
 
 @define(eq=False)
@@ -43,12 +46,15 @@ class Syncing:
     """The syncs of one store."""
 
     parts: Parts
-    _blobs: BlobPhase | None = None
+    _keyring: KeyringWatch
+    _blobs: BlobPhase
     _waiters: list[_Waiter] = field(factory=list, init=False)
     _exchange: Exchange | None = field(default=None, init=False)
     _work: Deferred[int] | None = field(default=None, init=False)
     #: Bytes done, and bytes in all as far as is known, of the sync that runs, or ran last.
     progress: tuple[int, int] = field(default=(0, 0), init=False)
+    #: What the server had after the last sync, as far as this device knows.
+    heads: Heads | None = field(default=None, init=False)
 
     @property
     def is_running(self) -> bool:
@@ -79,6 +85,7 @@ class Syncing:
     async def restart(self, callback: ProgressCallback | None) -> int:
         """Take whatever the server has for a restored backup, once the sync that runs has ended; bring it in step."""
         await self.ended()
+        await self._keyring.restored()
         look = await self.parts.journal.look()
         if look.standing.server == self.parts.server:
             await self.parts.journal.stand(evolve(look.standing, restarting=True))
@@ -116,11 +123,27 @@ class Syncing:
         unawaited(work.addBoth(self._ended))
 
     async def _run(self, exchange: Exchange, progress: Progress) -> int:
-        generation = await exchange.run()
-        if self._blobs is not None:
-            await self._blobs(exchange.blobs, progress)
-        progress.finished()
+        await self._keyring.begin()
+        try:
+            generation = await exchange.run()
+        except UnknownKey:
+            await self._keyring.renew()
+            self._exchange = exchange = Exchange(self.parts, progress)
+            generation = await self._run_renewed(exchange)
+        await self._keyring.end(exchange.keyring_mark)
+        done = progress.done
+        if not await self._blobs(exchange.blobs, lambda more, of: self._tell(done + more, done + of)):
+            progress.finished()
+        self.heads = Heads(exchange.head, exchange.blobs, self.parts.keys.keyring.shared.digest.hex())
         return generation
+
+    async def _run_renewed(self, exchange: Exchange) -> int:
+        try:
+            return await exchange.run()
+        except UnknownKey:
+            # The keyring of whoever sealed it was on the server before that.
+            await self._keyring.withheld()
+            raise
 
     def _ended(self, outcome: int | Failure) -> None:
         self._exchange = self._work = None

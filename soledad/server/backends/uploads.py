@@ -26,6 +26,7 @@ from soledad.errors import (
     LengthRequired,
     SoledadError,
     TooLarge,
+    UploadBusy,
     UploadNotFound,
     WrongOffset,
 )
@@ -33,11 +34,13 @@ from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
 from soledad.server.index import Index
 from soledad.server.interfaces import Checksum, IByteStore, IPart, Place, Upload
 from soledad.server.pending import Pending
-from soledad.server.turns import Turn, Turns
+from soledad.server.turns import Superseded, Turn, Turns
 from soledad.streams import BytesProducer
 
 #: What is done with what an upload has.
 _Body = Callable[[Upload, IPart], Coroutine[Deferred[Any], Any, Upload]]
+#: What is done when nobody else is at an upload.
+_InTurn = Callable[[Turn], Coroutine[Deferred[Any], Any, Upload]]
 
 _log = Logger()
 
@@ -112,8 +115,13 @@ class ResumableWrites:
 
         await self._alone(user, upload, alone)
 
-    def _alone(self, user: UserId, upload: str, body: Any) -> Deferred[Upload]:
-        return Deferred.fromCoroutine(self._turns.run((user, upload), body))
+    @deferred
+    async def _alone(self, user: UserId, upload: str, body: _InTurn) -> Upload:
+        try:
+            return await self._turns.run((user, upload), body)
+        except Superseded:
+            # Most often nobody listens any more; two that began at the same time both want an answer.
+            raise UploadBusy(upload) from None
 
     async def _found(self, user: UserId, upload: str) -> Upload:
         return await self.pending.find(user, upload)

@@ -15,7 +15,7 @@ from soledad.deferreds import unawaited
 from soledad.model.conflict import Versions
 from soledad.model.document import Stored
 from soledad.model.ids import DocId, RecordName
-from soledad.model.syncing import Pulled, KnownRecord, Pending, Sent, Standing
+from soledad.model.syncing import KnownRecord, Pending, Pulled, Sent, Standing
 from soledad.model.tampering import Incident, IncidentKind, Problem, Reason, TamperPolicy
 from tests.client.local.test_documents import in_memory
 

@@ -18,11 +18,11 @@ from soledad.client.local import durable
 from soledad.client.local.keyring import (
     KeyringFile,
     StoreLock,
-    change_passphrase,
     database_paths,
     keyring_path,
     lock_path,
     open_keyring,
+    save_keyring,
 )
 from soledad.crypto.keyring import OpenKeyring, unlock
 from soledad.crypto.slots import HandedInKey, Passphrase, RecoveryCode
@@ -40,6 +40,13 @@ from soledad.model.ids import user_id
 from tests.vectors.make import CODE, FAST, KEY, USER, Counter
 
 NEW_CODE = RecoveryCode(b"new code, random")
+
+
+def change_passphrase(folder: Path, keyring: OpenKeyring, new: RecoveryCode, entropy: Counter) -> OpenKeyring:
+    """Let the keyring open with something else, which is as quick as a passphrase is not."""
+    changed = keyring.with_passphrase(new, entropy)
+    save_keyring(folder, changed, entropy)
+    return changed
 
 
 class Died(BaseException):

@@ -71,9 +71,13 @@ class DevicesTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         """Make them."""
-        self.server = MemoryServer()
+        self.server = self.make_server()
         self.folders: dict[Soledad, Path] = {}
         self.one = self.open(Path(self.mktemp()))
+
+    def make_server(self) -> MemoryServer:
+        """Make the server."""
+        return MemoryServer()
 
     def open(self, folder: Path, server: Any = None) -> Soledad:
         """Open a device's folder."""
