@@ -131,12 +131,11 @@ def _apply(writing: _Writing, incoming: Versions) -> Applied:
         # A new document, as in a first sync all are, costs one statement.
         row_id = _insert(writing.cursor, incoming.current)
         if row_id is not None:
-            written = _note(writing, row_id, None, incoming.current, ours=False)
-            return Applied(conflict.Outcome.INSERTED, incoming, False, False, written)
+            new = _note(writing, row_id, None, incoming.current, ours=False)
+            return Applied(conflict.Outcome.INSERTED, incoming, False, False, new)
     before = get_versions(writing.cursor, incoming.doc_id)
     merged = conflict.merge(before, incoming, writing.replica)
-    after = merged.versions
-    written = None
+    after, written = merged.versions, None
     if before is None or not conflict.is_same_set(before, after):
         row = None if before is None else _row(writing.cursor, incoming.doc_id)
         written = _store(writing, row, after.current, after.alternatives, ours=False)
