@@ -42,6 +42,7 @@ class Bytes(LargeBinary):
         """Return nothing: bytes need none."""
         return
 
+
 #: The bit of each flag in a row.
 FLAG_BITS = {Flag.PENDING: 1, Flag.PROCESSING: 2, Flag.PROCESSED: 4, Flag.FAILED: 8}
 
