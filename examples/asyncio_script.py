@@ -1,7 +1,7 @@
 """
 Soledad in a program of asyncio: Twisted's reactor runs on asyncio's loop, and `asFuture` gives what it awaits.
 
-    SOLEDAD_PASSPHRASE=... python examples/asyncio_script.py FILE...
+    SOLEDAD_PASSPHRASE=... [SERVER_URL=... SOLEDAD_TOKEN=...] python examples/asyncio_script.py FILE...
 """
 
 import asyncio
@@ -33,11 +33,19 @@ async def keep(soledad: Soledad, path: Path) -> int:
 
 
 async def work(paths: list[Path]) -> None:
-    """Keep all files at the same time."""
-    passphrase = os.environ["SOLEDAD_PASSPHRASE"]
-    soledad = await Soledad.open("alice", passphrase, data_dir="alice-store").asFuture(loop)
+    """Keep all files at the same time; with a server, on the person's other devices, too."""
+    server_url = os.environ.get("SERVER_URL")
+    soledad = await Soledad.open(
+        "alice",
+        os.environ["SOLEDAD_PASSPHRASE"],
+        data_dir="alice-store",
+        server_url=server_url,
+        auth_token=os.environ["SOLEDAD_TOKEN"] if server_url else None,
+    ).asFuture(loop)
     try:
         lengths = await asyncio.gather(*(keep(soledad, path) for path in paths))
+        if server_url:
+            await soledad.sync().asFuture(loop)
         print(f"{len(paths)} files, {sum(lengths)} bytes")
     finally:
         await soledad.close().asFuture(loop)

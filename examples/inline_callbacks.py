@@ -1,7 +1,7 @@
 """
-A script in the style of `inlineCallbacks`: keeps a file in an encrypted store, without a server.
+A script in the style of `inlineCallbacks`: keeps a file in an encrypted store; with a server, on all devices.
 
-    SOLEDAD_PASSPHRASE=... python examples/inline_callbacks.py FILE
+    SOLEDAD_PASSPHRASE=... [SOLEDAD_TOKEN=...] python examples/inline_callbacks.py FILE [SERVER_URL]
 """
 
 import os
@@ -16,14 +16,22 @@ from soledad import Soledad
 
 
 @inlineCallbacks
-def main(reactor: Any, path: str) -> Generator[Deferred[Any], Any, None]:
+def main(reactor: Any, path: str, server_url: str | None = None) -> Generator[Deferred[Any], Any, None]:
     """Attach the file to a new document, and print what the store has."""
-    soledad = yield Soledad.open("alice", os.environ["SOLEDAD_PASSPHRASE"], data_dir="alice-store")
+    soledad = yield Soledad.open(
+        "alice",
+        os.environ["SOLEDAD_PASSPHRASE"],
+        data_dir="alice-store",
+        server_url=server_url,
+        auth_token=os.environ["SOLEDAD_TOKEN"] if server_url else None,
+    )
     try:
         doc = yield soledad.create_doc({"title": path})
         with open(path, "rb") as fd:
             yield doc.put_attachment(fd)
         yield soledad.put_doc(doc)
+        if server_url:
+            yield soledad.sync()
         _, docs = yield soledad.get_all_docs()
         for doc in docs:
             print(doc.content["title"], doc.attachments["default"].length, "bytes")

@@ -48,6 +48,9 @@ class NotesService(Service):
     _uuid: str
     _passphrase: str = field(repr=False)
     _folder: Path
+    #: With a server and a token, the store is kept in step with the person's other devices.
+    _server_url: str | None = None
+    _token: str | None = field(default=None, repr=False)
     #: `None` until the store is open.
     notes: Notes | None = field(default=None, init=False)
     _soledad: Soledad | None = field(default=None, init=False)
@@ -63,7 +66,16 @@ class NotesService(Service):
         return Deferred.fromCoroutine(self._close())
 
     async def _open(self) -> None:
-        self._soledad = await Soledad.open(self._uuid, self._passphrase, data_dir=self._folder)
+        self._soledad = await Soledad.open(
+            self._uuid,
+            self._passphrase,
+            data_dir=self._folder,
+            server_url=self._server_url,
+            auth_token=self._token,
+        )
+        if self._server_url is not None:
+            # Until the store is closed.  Whatever fails meanwhile is tried again.
+            self._soledad.follow()
         self.notes = Notes(self._soledad)
 
     async def _close(self) -> None:

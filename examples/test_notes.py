@@ -9,14 +9,14 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad import AttachmentStates, Document
-from soledad.errors import AuthenticationFailed, QuotaExceeded
+from soledad.errors import AuthenticationFailed, QuotaExceeded, RetriableTransferError
 from soledad.testing import MemoryServer, make_store
 
 PICTURE = b"\x89PNG" + bytes(500_000)
 
 
 class NotesTests(SynchronousTestCase):
-    """One person, one device."""
+    """One person, and their devices."""
 
     def setUp(self) -> None:
         """Open a store that is closed when the test ends, by itself."""
@@ -64,3 +64,22 @@ class NotesTests(SynchronousTestCase):
         _, (doc,) = self.successResultOf(store.get_all_docs())
         self.assertEqual(self.successResultOf(doc.get_attachment_state("picture")), AttachmentStates.REMOTE)
         self.failureResultOf(doc.download_attachment("picture"), AuthenticationFailed)
+
+    def test_second_device(self) -> None:
+        """A note is on the person's other device, with its picture, when both have synced."""
+        self.add()
+        self.successResultOf(self.store.sync())
+        other = make_store(self, self.server)
+        self.successResultOf(other.sync())
+        _, (doc,) = self.successResultOf(other.get_all_docs())
+        self.assertEqual(doc.content, {"text": "a note"})
+        self.assertEqual(self.successResultOf(doc.read_attachment("picture")), PICTURE)
+
+    def test_sync_offline(self) -> None:
+        """A server that is out of reach fails a sync, and nothing is lost: the next one goes on."""
+        self.add()
+        self.server.disconnect()
+        self.failureResultOf(self.store.sync(), RetriableTransferError)
+        self.server.heal()
+        self.successResultOf(self.store.sync())
+        self.assertEqual(self.store.sync_progress[0], self.store.sync_progress[1])

@@ -18,7 +18,7 @@ from typing import Any, cast
 from twisted.application.service import IService, IServiceCollection, loadApplication
 from twisted.internet import reactor as global_reactor
 from twisted.internet import task
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredQueue, maybeDeferred
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -44,7 +44,11 @@ _BLOCK = re.compile(r"^\.\. code-block:: (\w+)\n\n((?:(?:    .*)?\n)+)", re.MULT
 URL = "http://127.0.0.1:8180"
 
 #: Public names of the classes that applications are not told of: the store's own parts use them.
-INTERNAL = {"operations", "home", "saving", "attaching", "snapshot", "settle", "attach", "load"}
+INTERNAL = {
+    *("operations", "home", "saving", "attaching", "snapshot", "settle", "attach", "load"),
+    # The store tells its blobs when to begin, when to end, and that documents were synchronised.
+    *("follow_documents", "go_on", "stop", "sync_blobs"),
+}
 
 
 def blocks(text: str, language: str) -> Iterator[str]:
@@ -224,16 +228,32 @@ class ExampleTests(Running):
         await self.load("inline_callbacks").main(reactor, "picture.png")
         self.assertEqual(self.printed.getvalue(), "picture.png 300000 bytes\n")
 
+    async def test_inline_callbacks_with_a_server(self) -> None:
+        """With a server the script syncs: what it kept is there on the next device."""
+        url = self.serve()
+        await self.load("inline_callbacks").main(reactor, "picture.png", url)
+        os.rename("alice-store", "another-device")
+        self.provide("another.png", 10)
+        await self.load("inline_callbacks").main(reactor, "another.png", url)
+        self.assertIn("another.png 10 bytes\n", self.printed.getvalue())
+        self.assertEqual(self.printed.getvalue().count("picture.png 300000 bytes\n"), 2)
+
     async def test_coroutine(self) -> None:
         """The script that is a coroutine uploads it."""
         await self.load("coroutine").main(reactor, self.serve(), "picture.png")
         self.assertTrue(self.printed.getvalue().endswith("picture.png is SYNCED\n"), self.printed.getvalue())
 
+    async def test_two_devices(self) -> None:
+        """The script with two devices ends with both the same."""
+        await self.load("two_devices").main(reactor, self.serve())
+        self.assertEqual(self.printed.getvalue(), "False bread milk tea\n" * 2)
+
     async def test_asyncio(self) -> None:
         """The program of asyncio, which wants a reactor of its own, keeps files at the same time."""
         self.provide("another.png", 10)
+        url = self.serve()
         path = os.pathsep.join(filter(None, sys.path[1:]))
-        environment = {**os.environ, "PYTHONPATH": path}
+        environment = {**os.environ, "PYTHONPATH": path, "SERVER_URL": url}
         arguments = [str(EXAMPLES / "asyncio_script.py"), "picture.png", "another.png"]
         out, err, status = await getProcessOutputAndValue(sys.executable, arguments, environment)
         self.assertEqual((out, err, status), (b"2 files, 300010 bytes\n", b"", 0))
@@ -249,6 +269,22 @@ class ExampleTests(Running):
         await maybeDeferred(IService(application).stopService)
         self.assertTrue(service._soledad.closed)
 
+    async def test_service_follows(self) -> None:
+        """With a server, what one device adds comes to the other by itself."""
+        url, token = self.serve(), os.environ["SOLEDAD_TOKEN"]
+        services = []
+        for folder in ("laptop", "phone"):
+            service = self.load("notes").NotesService("alice", "a passphrase", Path(folder), url, token)
+            service.startService()
+            self.addCleanup(service.stopService)
+            await service.opening
+            services.append(service)
+        laptop, phone = services
+        arrived = DeferredQueue[str]()
+        phone._soledad.subscribe(lambda doc_id, *ignored: arrived.put(doc_id))
+        doc = await laptop.notes.add("a note", b"a picture")
+        self.assertEqual(await arrived.get(), doc.doc_id)
+
     async def test_service_stops_early(self) -> None:
         """An application that stops while its store is being opened leaves nothing."""
         service = self.load("notes").NotesService("alice", "a passphrase", Path("alice-store"))
@@ -261,7 +297,7 @@ class ExampleTests(Running):
         result = unittest.TestResult()
         unittest.defaultTestLoader.loadTestsFromTestCase(self.load("test_notes").NotesTests).run(result)
         self.assertEqual(result.errors + result.failures, [])
-        self.assertEqual(result.testsRun, 4)
+        self.assertEqual(result.testsRun, 6)
 
     def test_testing(self) -> None:
         """The suite that the module's docstring shows passes, and is one."""
@@ -306,8 +342,12 @@ class CompletenessTests(SynchronousTestCase):
         self.assertEqual([name for name in expected if not re.search(rf"\b{name}\b", pages)], [])
 
     def test_methods(self) -> None:
-        """What a store and a document offer is in the reference."""
-        for cls, page in ((soledad.Soledad, "soledad.rst"), (soledad.Document, "document.rst")):
+        """What a store, its blobs and a document offer is in the reference."""
+        for cls, page in (
+            (soledad.Soledad, "soledad.rst"),
+            (soledad.Document, "document.rst"),
+            (soledad.BlobStore, "blobs.rst"),
+        ):
             text = (DOCS / "api" / page).read_text("utf-8")
             public = {name for name in [*vars(cls), *cls.__annotations__] if not name.startswith("_")} - INTERNAL
             self.assertEqual([name for name in sorted(public) if not re.search(rf"[ ,]{name}\b", text)], [])

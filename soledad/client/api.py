@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from os import urandom
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import define, field, frozen
 from platformdirs import user_data_dir
@@ -50,9 +50,6 @@ from soledad.model.ids import UserId, user_id
 from soledad.model.index import Bound, Value
 from soledad.model.tampering import Incident, News, Problem, TamperPolicy
 from soledad.streams import Budget
-
-if TYPE_CHECKING:
-    pass
 
 _log = Logger()
 

@@ -31,7 +31,7 @@ from twisted.trial.unittest import TestCase
 
 from soledad.deferreds import deferred
 from soledad.model.ids import BlobId, UserId
-from soledad.server.backends.filesystem import Files
+from soledad.server.backends.files import Files
 from soledad.server.folder import DataFolder
 from soledad.server.service import Options, Parts, ServerService, Workers, makeService, open_parts
 from soledad.streams import Budget, BytesProducer, MemoryConsumer

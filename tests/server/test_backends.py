@@ -18,19 +18,12 @@ from soledad.deferreds import InPlace
 from soledad.errors import BlobNotFound, StorageError, StorageFailed, StorageFull
 from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
 from soledad.server.accounts import Accounts
-from soledad.server.backends import filesystem
+from soledad.server.backends import files
 from soledad.server.backends.blobs import BlobsBackend
-from soledad.server.backends.filesystem import (
-    FileBytes,
-    Files,
-    file_name,
-    folded,
-    folders_of,
-    parse_path,
-    unfolded,
-    walk,
-)
+from soledad.server.backends.files import Files, walk
+from soledad.server.backends.filesystem import FileBytes
 from soledad.server.backends.memory import memory_backend, memory_database
+from soledad.server.backends.naming import file_name, folded, folders_of, parse_path, unfolded
 from soledad.server.backends.syncing import can_sync_file_system, sync_file_system
 from soledad.server.folder import DataFolder
 from soledad.server.index import Index
@@ -189,7 +182,7 @@ class FaultTests(SynchronousTestCase):
 
     def test_every_step_of_a_batch(self) -> None:
         """Whichever step of a batch fails, all of it fails, and neither bytes nor room are left."""
-        self.patch(filesystem, "can_sync_file_system", lambda file: self.whole)
+        self.patch(files, "can_sync_file_system", lambda file: self.whole)
         names = [BLOB, *(f"blob-1-{number}" for number in range(9))]
         for self.whole, failing in (
             *((False, step) for step in ("make_folder", "create_named", "write", "sync", "sync_folder")),
@@ -218,7 +211,7 @@ class FaultTests(SynchronousTestCase):
             (True, ["sync_file_system"]),
             (False, ["sync"] * 8 + ["sync_folder"] * 5 + ["sync_last_folder"]),
         ):
-            self.patch(filesystem, "can_sync_file_system", lambda file: self.whole)
+            self.patch(files, "can_sync_file_system", lambda file: self.whole)
             names = [BLOB, *(f"blob-1-{number}" for number in range(7))]
             self.successResultOf(self.batch(*names))
             written = [call for call in calls if not call.startswith("sync")]
@@ -233,7 +226,7 @@ class FaultTests(SynchronousTestCase):
 
     def test_small_batch(self) -> None:
         """A batch of a few files does not wait for what others have written to the file system."""
-        self.patch(filesystem, "can_sync_file_system", lambda file: True)
+        self.patch(files, "can_sync_file_system", lambda file: True)
         self.files.failing = "sync_file_system"
         self.successResultOf(self.batch("a", "b"))
 

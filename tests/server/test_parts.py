@@ -14,9 +14,10 @@ from soledad.deferreds import InPlace
 from soledad.errors import BlobNotFound, StorageError, StorageFailed, StorageFull, UploadBusy
 from soledad.model.ids import BlobId
 from soledad.server.accounts import Accounts
-from soledad.server.backends import parts
+from soledad.server.backends import naming, parts
 from soledad.server.backends.blobs import BlobsBackend
-from soledad.server.backends.filesystem import FileBytes, walk
+from soledad.server.backends.files import walk
+from soledad.server.backends.filesystem import FileBytes
 from soledad.server.backends.memory import memory_database
 from soledad.server.index import Index
 from soledad.server.interfaces import Upload
@@ -65,7 +66,7 @@ class CountingFiles(FailingFiles):
 
     def rename(self, old: str, new: str) -> None:
         """See `Files`."""
-        if old.endswith(parts.PART):
+        if old.endswith(naming.PART):
             self._maybe("rename")
         super().rename(old, new)
 
@@ -281,9 +282,9 @@ class ProcessTests(PartsTestCase):
         upload = self.create()
         self.successResultOf(self.backend.append_upload(USER, upload.name, 0, BytesProducer(DATA[:999])))
         path = self.backend.store.path(upload.place)  # type: ignore[attr-defined]
-        with open(path + parts.PART, "ab") as file:
+        with open(path + naming.PART, "ab") as file:
             file.write(DATA[999:])
-        os.rename(path + parts.PART, path)
+        os.rename(path + naming.PART, path)
         self.backend = self.another()
         self.finish(upload, DATA)
         self.assertEqual(len(list(walk(self.root))), 1)
@@ -293,12 +294,12 @@ class ProcessTests(PartsTestCase):
         upload = self.create()
         self.successResultOf(self.backend.append_upload(USER, upload.name, 0, BytesProducer(DATA[:400])))
         path = self.backend.store.path(upload.place)  # type: ignore[attr-defined]
-        with open(path + parts.PART, "ab") as file:
+        with open(path + naming.PART, "ab") as file:
             file.write(bytes(599))
         self.backend = self.another()
         self.assertEqual(self.received(upload), 400)
         self.successResultOf(self.backend.append_upload(USER, upload.name, 400, BytesProducer(DATA[400:410])))
-        self.assertEqual(os.stat(path + parts.PART).st_size, 410)
+        self.assertEqual(os.stat(path + naming.PART).st_size, 410)
         self.finish(upload, DATA)
 
     def test_ended_by_the_other(self) -> None:

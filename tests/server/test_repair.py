@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 from soledad.errors import BlobNotFound, StaleToken
 from soledad.model.blob import Flag
 from soledad.model.ids import BlobId, UserId
-from soledad.server.backends.filesystem import Files
+from soledad.server.backends.files import Files
 from soledad.server.folder import DataFolder
 from soledad.server.service import Parts, Workers, open_parts
 from soledad.streams import Budget, BytesProducer, MemoryConsumer

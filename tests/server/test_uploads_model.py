@@ -20,9 +20,10 @@ from soledad.errors import ChecksumMismatch, QuotaExceeded, UploadBusy, WrongOff
 from soledad.model.ids import BlobId, UserId
 from soledad.server.accounts import Accounts
 from soledad.server.backends.blobs import BlobsBackend
-from soledad.server.backends.filesystem import FileBytes, Files
+from soledad.server.backends.files import Files
+from soledad.server.backends.filesystem import FileBytes
 from soledad.server.backends.memory import memory_database
-from soledad.server.backends.parts import PART
+from soledad.server.backends.naming import PART
 from soledad.server.index import Index
 from soledad.server.interfaces import Checksum, Upload
 from soledad.server.processes import Alone

@@ -6,14 +6,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import define, field
 
+from soledad.server.backends.files import Files
 from soledad.server.interfaces import Stored
-
-if TYPE_CHECKING:
-    from soledad.server.backends.filesystem import Files
 
 
 @define(eq=False)

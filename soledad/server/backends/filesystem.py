@@ -7,13 +7,9 @@ it comes in parts, its name ends in ``.part`` until then.  Source: docs/server.r
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import re
 from builtins import list as builtin_list
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import sha256
 from time import time
@@ -27,11 +23,11 @@ from zope.interface import implementer
 
 from soledad.deferreds import Worker, completed, deferred
 from soledad.errors import StorageError, StorageFailed, UploadBusy
-from soledad.model.ids import BlobId, Namespace, UserId
 from soledad.server.backends.batch import FileBatch
 from soledad.server.backends.faults import storage_errors
-from soledad.server.backends.parts import PART, Digests, FilePart
-from soledad.server.backends.syncing import can_sync_file_system, sync_file_system
+from soledad.server.backends.files import Files, walk
+from soledad.server.backends.naming import ASIDE, PART, file_name, folders_of, parse_path
+from soledad.server.backends.parts import Digests, FilePart
 from soledad.server.interfaces import Found, IByteStore, IPart, Place, Stored
 from soledad.streams import Budget, WorkerConsumer, WorkerProducer, pour, send
 from soledad.wire.routes import PAGE
@@ -39,165 +35,8 @@ from soledad.writeback import Writeback
 
 T = TypeVar("T")
 
-#: Lengths of the names of a blob's folders, each a beginning of its id.
-PREFIXES = (1, 3, 6)
-#: So many files are worth making all of their file system durable.
-TOGETHER = 8
-#: How the name of a file ends that was put aside.
-ASIDE = ".aside"
 #: Folders that are known to be durable, at most; beyond that they are synced once more.
 _KNOWN_LIMIT = 10_000
-#: An identifier without its capitals, a bit for each capital, the upload.
-_FILE_NAME = re.compile(r"([a-z0-9_-]+(?:\.[0-9a-f]+)?)\.([0-9a-f]{32})", re.ASCII)
-
-
-def folded(text: str) -> str:
-    """
-    Return a name for ``text`` that no other text has, also where upper and lower case are the same.
-
-    Capitals become small, and a number with a bit for each of them follows.  It is at most 33 characters longer.
-    """
-    bits = sum(1 << place for place, letter in enumerate(text) if letter.isupper())
-    return f"{text.lower()}.{bits:x}" if bits else text
-
-
-def unfolded(name: str) -> str:
-    """Return the text that `folded` made ``name`` of."""
-    text, _, bits = name.partition(".")
-    capitals = int(bits or "0", 16)
-    return "".join(letter.upper() if capitals >> place & 1 else letter for place, letter in enumerate(text))
-
-
-def folders_of(place: Place) -> tuple[str, ...]:
-    """Return the names of the folders from the root to the file."""
-    small = place.blob_id.lower()
-    return (folded(place.user), place.namespace, *(small[:length] for length in PREFIXES))
-
-
-def file_name(place: Place) -> str:
-    """Return the name of the file.  A folder's has no dot here, a file's has at least one."""
-    return f"{folded(place.blob_id)}.{place.upload}"
-
-
-def parse_path(path: str) -> Place | None:
-    """Return the place of the file at ``path``, relative to the root; `None`: it is none of ours."""
-    parts = path.split("/")
-    match = _FILE_NAME.fullmatch(parts[-1])
-    if match is None or len(parts) != len(PREFIXES) + 3:
-        return None
-    place = Place(UserId(unfolded(parts[0])), Namespace(parts[1]), BlobId(unfolded(match[1])), match[2])
-    return place if "/".join((*folders_of(place), file_name(place))) == path else None
-
-
-@define(eq=False)
-class Files:
-    """What is asked of the operating system.  All of it blocks and raises `OSError`."""
-
-    def make_folder(self, path: str) -> None:
-        """Make a folder, if there is none."""
-        with suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-
-    def create(self, folder: str, name: str) -> tuple[int, bool]:
-        """Make a new file for writing; tell whether it still has to be given its name."""
-        if hasattr(os, "O_TMPFILE"):
-            try:
-                return os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600), True
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
-                    raise
-        return self.create_named(os.path.join(folder, name)), False
-
-    def create_named(self, path: str) -> int:
-        """Make a new file for writing."""
-        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-
-    def write(self, file: int, data: bytes) -> None:
-        """Write all of ``data``."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file, view) :]
-
-    def sync(self, file: int) -> None:
-        """Make the content of a file durable."""
-        os.fsync(file)
-
-    def create_part(self, path: str) -> None:
-        """Make an empty file that is not there yet."""
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-
-    def open_part(self, path: str) -> int:
-        """Open a file for reading and writing. :raise BlockingIOError: somebody has it."""
-        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException:
-            os.close(file)
-            raise
-        return file
-
-    def truncate(self, file: int, size: int) -> None:
-        """Cut off what is behind ``size`` bytes."""
-        os.ftruncate(file, size)
-
-    def rename(self, old: str, new: str) -> None:
-        """Give a file another name, which nothing has."""
-        os.rename(old, new)
-
-    def name(self, file: int, folder: str, name: str) -> None:
-        """Give a name to a file that has none."""
-        into = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # With folders given as descriptors Python asks for the link to be followed: /proc has only links.
-            os.link(f"/proc/self/fd/{file}", name, src_dir_fd=into, dst_dir_fd=into, follow_symlinks=True)
-        finally:
-            os.close(into)
-
-    def sync_folder(self, path: str) -> None:
-        """Make the names in a folder durable."""
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    def sync_together(self, anchor: int, paths: builtin_list[str], folders: builtin_list[str]) -> None:
-        """
-        Make files, and the names in folders, durable.
-
-        :param anchor: something on the same file system that was opened before the first of them was written.
-        """
-        if len(paths) >= TOGETHER and can_sync_file_system(anchor):
-            self.sync_file_system(anchor)
-            return
-        for path in paths:
-            file = self.open(path)
-            try:
-                self.sync(file)
-            finally:
-                os.close(file)
-        for folder in folders:
-            self.sync_folder(folder)
-
-    def sync_file_system(self, anchor: int) -> None:
-        """Make all of a file system durable."""
-        sync_file_system(anchor)
-
-    def open(self, path: str) -> int:
-        """Open a file for reading."""
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def read(self, file: int, size: int, start: int) -> bytes:
-        """Read up to ``size`` bytes."""
-        return os.pread(file, size, start)
-
-    def remove(self, path: str) -> None:
-        """Remove a file, complete or not, and its folder if that was the last in it."""
-        for name in (path, path + PART):
-            with suppress(FileNotFoundError):
-                os.unlink(name)
-        with suppress(OSError):
-            os.rmdir(os.path.dirname(path))
 
 
 @implementer(IByteStore)
@@ -499,20 +338,3 @@ class _Reader:
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
-
-
-def walk(folder: str, after: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the paths of the files under ``folder``, relative to it, in order, that come after the path ``after``."""
-    try:
-        with os.scandir(folder) as entries:
-            listed = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
-    except FileNotFoundError:
-        return
-    for name, is_folder in listed:
-        if after and name < after[0]:
-            continue
-        rest = after[1:] if after and name == after[0] else ()
-        if is_folder:
-            yield from (f"{name}/{path}" for path in walk(os.path.join(folder, name), rest))
-        elif not after or name > after[0]:
-            yield name

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -22,15 +22,12 @@ from zope.interface import implementer
 from soledad.deferreds import Worker, completed, deferred
 from soledad.errors import BlobNotFound, StorageError
 from soledad.server.backends.faults import storage_errors
+from soledad.server.backends.files import Files
+from soledad.server.backends.naming import PART
 from soledad.server.interfaces import IPart, Place, Stored
 from soledad.streams import PIECE, Budget, WorkerConsumer, pour
 from soledad.writeback import Writeback
 
-if TYPE_CHECKING:
-    from soledad.server.backends.filesystem import Files
-
-#: How the name of a file ends that is not complete.
-PART = ".part"
 #: Bytes after which a long part is made durable, while more of it comes.
 SYNC_STRETCH = 16 * 1024 * 1024
 #: Digests of uploads that wait for their next part, at most.
