@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from soledad.server.cli import main as soledad_server
 from soledad.server.folder import DataFolder
-from soledad.server.service import Workers, make_root, make_site, open_parts
+from soledad.server.service import Parts, Workers, make_root, make_site, open_parts
 from soledad.streams import Budget
 from soledad.wire.changes import Push, SyncPage, decode_page, encode_push
 from tests.contracts.records_backend import record
@@ -38,6 +38,7 @@ class FolderTestCase(UploadsTestCase, StreamTestCase):
         """Serve a new folder, with one user."""
         self.clock = Clock()
         self.budget = Budget()
+        self.opened: list[Parts] = []
         folder = self.make_disk() / "server"
         DataFolder(str(folder)).make()
         self.serve(folder)
@@ -51,12 +52,19 @@ class FolderTestCase(UploadsTestCase, StreamTestCase):
         """Serve a folder from now on; what was served before is left as it is."""
         self.folder = folder
         parts = open_parts(DataFolder(str(folder)), Workers(), self.budget)
-        self.addCleanup(parts.close)
+        self.opened.append(parts)
+        self.addCleanup(self.close, parts)
         self.accounts, self.backend, self.records = parts.accounts, parts.backend, parts.records
         self.root = make_root(
             parts.backend, parts.accounts, budget=self.budget, records=parts.records, clock=self.clock
         )
         self.site = make_site(self.root, self.clock, self.budget)
+
+    def close(self, parts: Parts) -> None:
+        """Close a folder, once."""
+        if parts in self.opened:
+            self.opened.remove(parts)
+            parts.close()
 
     def check(self) -> list[str]:
         """Return what ``soledad-server check`` finds."""
