@@ -21,7 +21,10 @@ from benchmarks.documents import DOCUMENTS, PUT, DocumentSpeed
 from benchmarks.listing import MANY, ListingSpeed
 from benchmarks.load import PLAIN_STEPS, Scenario
 from benchmarks.results import MIB, Result, as_rst, as_text
+from benchmarks.small import SmallBlobs
 from benchmarks.speed import Speed
+from benchmarks.syncing import MANY as IN_STEP
+from benchmarks.syncing import SyncSpeed
 from benchmarks.workbench import Workbench, make_source
 from soledad.deferreds import deferred
 
@@ -45,10 +48,11 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, help="of each comparison (default: 5)")
     parser.add_argument(
         "--rows",
-        default="1,2,3,4,6,8,12",
-        help="what to measure (default: 1,2,3,4,6,8,12); 6 is 7 too, 8 is 9 and queries",
+        default="1,2,3,4,5,6,8,10,11,12",
+        help="what to measure (default: 1,2,3,4,5,6,8,10,11,12); 6 is 7 too, 8 is 9 and queries",
     )
     parser.add_argument("--blobs", type=int, default=MANY, help="that are listed")
+    parser.add_argument("--in-step", type=int, default=IN_STEP, help="documents, and blobs, of an idle sync")
     parser.add_argument("--folder", type=Path, help="where the files are (default: the system's for temporary ones)")
     parser.add_argument("--rst", type=Path, metavar="FILE", help="write the table there, too")
     parser.add_argument("--quick", action="store_true", help="64 MiB, one round: do the measurements work?")
@@ -61,16 +65,23 @@ async def main(reactor: Any, *arguments: str) -> None:
     options = _parser().parse_args(arguments)
     if options.quick:
         options.size, options.large, options.rounds, options.documents = _size("64MiB"), 0, 1, PUT
-        options.blobs = MANY // 20
+        options.blobs, options.in_step = MANY // 20, IN_STEP // 20
     with TemporaryDirectory(prefix="soledad-bench-", dir=options.folder) as name:
         folder, rows = Path(name), options.rows.split(",")
         results = await _compare(reactor, folder, rows, options) if {"1", "2", "3", "4"} & set(rows) else []
+        if "5" in rows:
+            _say("small blobs ...")
+            results += await SmallBlobs(_folder(folder / "small"), options.rounds, reactor).run()
         if "6" in rows or "7" in rows:
             results += _load(folder, options)
         if "8" in rows or "9" in rows:
             _say("documents ...")
             speed = DocumentSpeed(_folder(folder / "documents"), options.rounds, options.documents, reactor)
             results += await speed.run()
+        if "10" in rows or "11" in rows:
+            _say("documents between devices ...")
+            speeds = SyncSpeed(_folder(folder / "syncing"), options.rounds, options.in_step, reactor)
+            results += await speeds.run(rows)
         if "12" in rows:
             _say("listings ...")
             results += await ListingSpeed(_folder(folder / "listing"), options.rounds, options.blobs, reactor).run()

@@ -16,6 +16,7 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import Deferred
 
+from benchmarks.references import insert_documents
 from benchmarks.results import Result, Times, counted
 from benchmarks.workbench import Subject, measure
 from soledad.client.api import Soledad, open_store
@@ -111,7 +112,7 @@ class DocumentSpeed:
                 )
 
         async def insert() -> None:
-            _insert(state["raw"], stored)
+            insert_documents(state["raw"], stored)
 
         async def end() -> None:
             state["raw"].close()
@@ -233,14 +234,3 @@ def _rows(raw: Connection, ids: Sequence[Any]) -> dict[str, list[tuple[Any, ...]
         rows[f"index_{number}"] = [by_id[doc_id] for doc_id in ids]
     raw.close()
     return rows
-
-
-def _insert(raw: Connection, rows: dict[str, list[tuple[Any, ...]]]) -> None:
-    """Insert rows in one transaction, document by document; durable when this returns."""
-    statements = [f"INSERT INTO {name} VALUES ({', '.join('?' * len(table[0]))})" for name, table in rows.items()]
-    cursor = raw.cursor()
-    cursor.execute("BEGIN")
-    for document in zip(*rows.values(), strict=True):
-        for statement, row in zip(statements, document, strict=True):
-            cursor.execute(statement, row)
-    cursor.execute("COMMIT")

@@ -7,6 +7,7 @@ All of these block, but for the `PUT`.  None of them is safe: no padding, no com
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from twisted.web.client import HTTPConnectionPool
 
 from benchmarks.results import MIB
-from soledad.client.local.database import connect
+from soledad.client.local.database import Connection, connect
 from soledad.client.local.schema import BLOBS_PAGE
 from soledad.wire.routes import BlobRoute, authorization
 
@@ -80,6 +81,17 @@ def insert_rows(source: Path, folder: Path) -> None:
                 connection.execute("INSERT INTO piece (bytes) VALUES (?)", (piece[:count],))
             connection.execute("COMMIT")
     connection.close()
+
+
+def insert_documents(raw: Connection, rows: Mapping[str, Sequence[tuple[Any, ...]]]) -> None:
+    """Insert rows, by table, in one transaction, document by document; durable when this returns."""
+    statements = [f"INSERT INTO {name} VALUES ({', '.join('?' * len(table[0]))})" for name, table in rows.items()]
+    cursor = raw.cursor()
+    cursor.execute("BEGIN")
+    for document in zip(*rows.values(), strict=True):
+        for statement, row in zip(statements, document, strict=True):
+            cursor.execute(statement, row)
+    cursor.execute("COMMIT")
 
 
 @define(eq=False)

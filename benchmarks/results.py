@@ -58,12 +58,27 @@ def compared(row: str, size: int, subject: Times, reference: Times, target: floa
     return _compared(row, subject, reference, target, (subject.speed(size), reference.speed(size)))
 
 
-def counted(row: str, count: int, subject: Times, reference: Times, target: float) -> Result:
-    """Do as `compared`, with so many things."""
+def counted(row: str, count: int, subject: Times, reference: Times, target: float | None) -> Result:
+    """Do as `compared`, with so many things; `None`: there is no target."""
     return _compared(row, subject, reference, target, (subject.rate(count), reference.rate(count)))
 
 
-def _compared(row: str, subject: Times, reference: Times, target: float, speeds: tuple[str, str]) -> Result:
+def slower(row: str, count: int, subject: Times, reference: Times, most: float) -> Result:
+    """Say how many times as long as its reference a subject takes, with so many things."""
+    ratios = [own / beside for own, beside in zip(subject.seconds, reference.seconds, strict=True)]
+    ratio = median(ratios)
+    return Result(
+        row,
+        subject.name,
+        subject.rate(count),
+        f"{reference.name}: {reference.rate(count)}",
+        f"{ratio:.2f} ({min(ratios):.2f} - {max(ratios):.2f})",
+        f"at most {most:.1f}",
+        ratio <= most,
+    )
+
+
+def _compared(row: str, subject: Times, reference: Times, target: float | None, speeds: tuple[str, str]) -> Result:
     ratios = [beside / own for own, beside in zip(subject.seconds, reference.seconds, strict=True)]
     ratio = median(ratios)
     return Result(
@@ -72,8 +87,8 @@ def _compared(row: str, subject: Times, reference: Times, target: float, speeds:
         speeds[0],
         f"{reference.name}: {speeds[1]}",
         f"{ratio:.2f} ({min(ratios):.2f} - {max(ratios):.2f})",
-        f"at least {target:.1f}",
-        ratio >= target,
+        "" if target is None else f"at least {target:.1f}",
+        target is None or ratio >= target,
     )
 
 

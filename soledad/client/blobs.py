@@ -24,13 +24,13 @@ from soledad.client.reading import SealedFile
 from soledad.client.scratch import Scratch
 from soledad.client.sealing import RangeReader, Sealing, open_window, read_range
 from soledad.client.sync.engine import Engine
-from soledad.crypto.container import Chunks, KeyMaterial, RangeOpener, Sealer
+from soledad.crypto.container import Chunks, KeyMaterial, RangeOpener, Sealer, seal
 from soledad.deferreds import Worker, completed
 from soledad.errors import BlobNotFound, NoServer, UnexpectedAnswer
 from soledad.model.blob import BlobKey, ByteRange, Priority, Sealed, SyncEvent, SyncStatus
 from soledad.model.transfer import Direction, Queued
 from soledad.streams import Budget, Gate, MemoryConsumer, Progress, WorkerConsumer, WorkerProducer, pour, send
-from soledad.wire.container import HEADER_SIZE, SALT_SIZE
+from soledad.wire.container import COMMITMENT_SIZE, HEADER_SIZE, SALT_SIZE
 
 #: Bytes that one request for a range of a remote blob asks for.
 WINDOW = 2 * 1024 * 1024
@@ -242,6 +242,6 @@ class Blobs:
 
 def _seal_small(material: KeyMaterial, key: BlobKey, data: bytes) -> tuple[Sealed, bytes]:
     """Return the container of a little data; blocks."""
-    sealer = Sealer(material, context_of(key), os.urandom(SALT_SIZE))
-    container = b"".join((sealer.header, sealer.seal(data), sealer.finish()))
-    return Sealed(len(data), len(container), sealer.header, sealer.commitment), container
+    container = seal(material, context_of(key), os.urandom(SALT_SIZE), data)
+    header = container[:HEADER_SIZE]
+    return Sealed(len(data), len(container), header, header[-COMMITMENT_SIZE:]), container

@@ -34,7 +34,7 @@ class Outcome(Enum):
 
 def _checked(version: Stored) -> Stored:
     """:raise InvalidIdentifier: its revision is none.  Returns it with the revision as it is written."""
-    rev = revision.render(revision.parse(version.rev))
+    rev = revision.normal(version.rev)
     if not rev:
         raise InvalidIdentifier("revision", version.rev)
     if rev == version.rev and not version.has_conflicts:

@@ -41,6 +41,16 @@ def render(vector: Vector) -> str:
     return "|".join(f"{replica}:{counter}" for replica, counter in sorted(vector.items()))
 
 
+def normal(rev: str) -> str:
+    """
+    Return a revision as it is written.
+
+    :raise InvalidIdentifier: it is not a revision.
+    """
+    # What only one replica has changed cannot be written in two ways.
+    return rev if _PAIR.fullmatch(rev) else render(parse(rev))
+
+
 @lru_cache(maxsize=1000)
 def incremented(rev: str | None, replica: str) -> str:
     """Return the revision that follows ``rev`` when ``replica`` changes the document."""

@@ -74,14 +74,14 @@ class Header:
         if head[:4] != MAGIC:
             raise MalformedContainer("magic")
         version, suite, log2, flags = head[4:8]
-        for name, good in (
-            ("version", version == VERSION),
-            ("suite", suite == SUITE),
-            ("chunk size", log2 in CHUNK_LOG2_RANGE),
-            ("flags", flags == 0),
-        ):
-            if not good:
-                raise MalformedContainer(name)
+        if version != VERSION:
+            raise MalformedContainer("version")
+        if suite != SUITE:
+            raise MalformedContainer("suite")
+        if log2 not in CHUNK_LOG2_RANGE:
+            raise MalformedContainer("chunk size")
+        if flags:
+            raise MalformedContainer("flags")
         return cls(key_id=head[8:16], salt=head[16:40], commitment=head[40:], log2=log2)
 
     @property

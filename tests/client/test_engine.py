@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 
 from soledad import Soledad
+from soledad.client.interfaces import IBlobQueue
 from soledad.client.transfers import TransferState
 from soledad.crypto.container import Context, KeyMaterial, seal
 from soledad.errors import (
@@ -175,6 +176,67 @@ class RetryTests(EngineCase):
         order = [request.rpartition("/")[2] for request in requests]
         self.assertEqual(order[:2], ["n19", "high"])
         self.assertEqual(order[-1], "n00")
+
+
+class PickingTests(EngineCase):
+    """What goes next, while other things end."""
+
+    def test_ended_meanwhile(self) -> None:
+        """What ends while the queue is read is not sent once more, though it stands there as it was before."""
+        for name in "abcdef":
+            self.put(noise(MEDIUM), name)
+        assert self.here.blobs._remote is not None
+        engine = self.here.blobs._remote.engine
+        queue: Any = _Late(engine._queue)
+        engine._queue = engine.carrying._queue = queue
+        requests = self.watch_requests()
+        work = self.here.blobs.send_missing()
+        queue.finish()
+        self.now(work)
+        self.assertGreater(queue.late, 2)
+        self.assertEqual(len(requests), 6)
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 6})
+
+    def test_one_at_a_time(self) -> None:
+        """An engine that is told so sends small ones apart, too."""
+        assert self.here.blobs._remote is not None
+        self.here.blobs._remote.engine.batch = 1
+        for name in "abc":
+            self.put(noise(100), name)
+        requests = self.watch_requests()
+        self.now(self.here.blobs.send_missing())
+        self.assertEqual(len(requests), 3)
+
+
+class _Late:
+    """A queue in which one transfer ends while what is due is read, each time."""
+
+    def __init__(self, queue: IBlobQueue) -> None:
+        self._queue = queue
+        self._waiting: list[Deferred[None]] = []
+        self.late = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    def settle(self, outcomes: Any) -> Deferred[Any]:
+        """See `IBlobQueue`."""
+        waiting: Deferred[Any] = Deferred()
+        self._waiting.append(waiting)
+        return waiting.addCallback(lambda _: self._queue.settle(outcomes))
+
+    def due(self, *arguments: Any) -> Deferred[Any]:
+        """See `IBlobQueue`."""
+        rows = self._queue.due(*arguments)
+        if self._waiting:
+            self.late += 1
+            self._waiting.pop(0).callback(None)
+        return rows
+
+    def finish(self) -> None:
+        """Let all end that are under way still."""
+        while self._waiting:
+            self._waiting.pop(0).callback(None)
 
 
 class QuotaTests(EngineCase):

@@ -15,6 +15,7 @@ from soledad.model.revision import (
     is_concurrent,
     is_newer,
     maximum,
+    normal,
     parse,
     reissued,
     render,
@@ -48,6 +49,13 @@ MALFORMED = ["a", "a:", ":1", "a:0", "a:-1", "a:01", "a:1|", "|a:1", "a:1||b:1",
 
 class RevisionTests(SynchronousTestCase):
     """What is newer than what."""
+
+    def test_normal(self) -> None:
+        """A revision is written in one way, whatever the order in which it came; what is none is refused."""
+        for rev, written in (("a:1", "a:1"), ("b:2|a:1", "a:1|b:2"), ("a:1|b:2", "a:1|b:2"), ("", "")):
+            self.assertEqual(normal(rev), written)
+        for rev in ("a:0", "a:01", "a", "a:1|a:2", "a:1\n", "a:1|"):
+            self.assertRaises(InvalidIdentifier, normal, rev)
 
     def test_cases(self) -> None:
         """Each pair stands as the table says."""

@@ -127,6 +127,12 @@ def apply_all(cursor: Cursor, this_replica: str, incoming: Sequence[Versions]) -
 
 
 def _apply(writing: _Writing, incoming: Versions) -> Applied:
+    if not incoming.alternatives:
+        # A new document, as in a first sync all are, costs one statement.
+        row_id = _insert(writing.cursor, incoming.current)
+        if row_id is not None:
+            new = _note(writing, row_id, None, incoming.current, ours=False)
+            return Applied(conflict.Outcome.INSERTED, incoming, False, False, new)
     before = get_versions(writing.cursor, incoming.doc_id)
     merged = conflict.merge(before, incoming, writing.replica)
     after, written = merged.versions, None

@@ -41,12 +41,15 @@ def way_of(row: Queued) -> Way:
     return Way.RESUMABLE if row.sealed.size > RESUMABLE else Way.WHOLE
 
 
-def next_work(rows: Sequence[Queued], taken: Collection[BlobKey], size: int = BATCH_SIZE) -> list[Queued]:
+def next_work(
+    rows: Sequence[Queued], taken: Collection[BlobKey], size: int = BATCH_SIZE, length: int = BATCH_LENGTH
+) -> list[Queued]:
     """
     Return what one transfer does next: the first blob that nobody else has, or as many small ones as go with it.
 
     :param rows: in the order in which they are to go.
     :param size: bytes that go together at most.
+    :param length: blobs that go together at most.
     """
     free = [row for row in rows if row.key not in taken]
     if not free or way_of(free[0]) is not Way.TOGETHER:
@@ -59,7 +62,7 @@ def next_work(rows: Sequence[Queued], taken: Collection[BlobKey], size: int = BA
         if way_of(row) is not Way.TOGETHER:
             continue
         room -= row.sealed.size
-        if batch and (room < 0 or len(batch) == BATCH_LENGTH):
+        if batch and (room < 0 or len(batch) == length):
             break
         batch.append(row)
     return batch

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from soledad.client.interfaces import IBlobQueue, Scope
 from soledad.client.operations import Operations
-from soledad.client.sync.blobs import ALL, next_work
+from soledad.client.sync.blobs import ALL, BATCH_LENGTH, Way, next_work, way_of
 from soledad.client.sync.carrying import Carrying
 from soledad.client.sync.retry import IN_A_ROW, SOON, Remedy, reason_of, remedy
 from soledad.client.transfers import Hands, Holder, Transfer, TransferState, silently
@@ -79,6 +79,8 @@ class Engine(Holder):
     carrying: Carrying
     #: From 0 to 1.
     _chance: Callable[[], float] = field(repr=False)
+    #: Small blobs that go in one request, at most.
+    batch: int = BATCH_LENGTH
     _slots: DeferredSemaphore = field(factory=lambda: DeferredSemaphore(TRANSFERS), init=False)
     _turns: SerialByKey = field(factory=SerialByKey, init=False)
     _picking: Serial = field(factory=Serial, init=False)
@@ -194,12 +196,20 @@ class Engine(Holder):
     async def _pick(self, run: Run) -> list[tuple[Queued, Transfer]]:
         if run.over:
             return []
-        limit = _LOOK_AT + len(self._transfers)
-        rows = await self._queue.due(run.scope, self._clock.seconds(), limit)
-        work = next_work(rows, self._transfers)
-        if not work:
+        # What ends while this reads, is in what is read as it was before.
+        before = frozenset(self._transfers)
+        rows, is_all = await self._due(run, TRANSFERS + len(before))
+        if self.batch > 1 and any(way_of(row) is Way.TOGETHER for row in rows if row.key not in before):
+            rows, is_all = await self._due(run, _LOOK_AT + len(before))
+        work = next_work(rows, before | self._transfers.keys(), length=self.batch)
+        if not work and is_all:
             run.over = True
         return [(row, self._begin(row, run)) for row in work]
+
+    async def _due(self, run: Run, limit: int) -> tuple[list[Queued], bool]:
+        """Return what is to go first, and whether that is all."""
+        rows = await self._queue.due(run.scope, self._clock.seconds(), limit)
+        return rows, len(rows) < limit
 
     def _begin(self, row: Queued, run: Run) -> Transfer:
         assert row.direction is not None

@@ -69,4 +69,5 @@ class NextWorkTests(SynchronousTestCase):
         half = BATCH_SIZE // 16
         self.assertEqual(len(next_work([row(str(n), half) for n in range(30)], set())), 16)
         self.assertEqual(len(next_work([row(str(n), 1) for n in range(BATCH_LENGTH * 2)], set())), BATCH_LENGTH)
+        self.assertEqual(len(next_work([row(str(n), 1) for n in range(5)], set(), length=2)), 2)
         self.assertEqual(ids(next_work([row("a", 100), row("b", 10)], set(), size=50)), "a")
