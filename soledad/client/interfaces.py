@@ -46,7 +46,11 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class Container(Protocol):
-    """A sealed container, open for reading at any place.  Blocks; used in workers."""
+    """A sealed container, open for reading at any place.  Blocks, unless it is in memory; used in workers then."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all of it is here already, and little: nothing blocks then."""
 
     def read_into(self, start: int, out: memoryview) -> int:
         """Fill ``out`` with the bytes from ``start`` on; return how many there were."""

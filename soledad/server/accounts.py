@@ -13,7 +13,7 @@ from hashlib import sha256
 from secrets import token_hex, token_urlsafe
 
 from attrs import define, frozen
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from twisted.internet.defer import Deferred
 
 from soledad.errors import NoSuchUser, UserExists
@@ -124,9 +124,12 @@ def _digest(token: str) -> str:
     return sha256(token.encode()).hexdigest()
 
 
+#: Made once: each request needs it.
+_TOKEN = select(tokens.c.digest).where(tokens.c.user_id == bindparam("user"), tokens.c.digest == bindparam("sought"))
+
+
 def _knows(connection: Connection, user: UserId, digest: str) -> bool:
-    statement = select(tokens.c.digest).where(tokens.c.user_id == user, tokens.c.digest == digest)
-    return connection.execute(statement).first() is not None
+    return connection.execute(_TOKEN, {"user": user, "sought": digest}).first() is not None
 
 
 def _exists(connection: Connection, user: UserId) -> bool:

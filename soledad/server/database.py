@@ -143,9 +143,12 @@ def _sqlite(engine: Engine) -> Engine:
     def begun(connection: Connection) -> None:
         # A transaction that reads first and wants to write later could be refused at that point.
         options = connection.get_execution_options()
-        # NORMAL loses in a power cut what was acknowledged; what comes after it with FULL makes it durable too.
-        connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options['soledad_durable'] else 'NORMAL'}")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if options["soledad_writes"] else "BEGIN")
+        writes, durable = options["soledad_writes"], options["soledad_durable"]
+        if writes and connection.info.get("durable") is not durable:
+            # NORMAL loses in a power cut what was acknowledged; what comes after it with FULL makes it durable too.
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            connection.info["durable"] = durable
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 

@@ -49,6 +49,7 @@ from soledad.server.database import Database, Unit
 from soledad.server.interfaces import Place, Stored
 from soledad.server.processes import IProcesses
 from soledad.server.rows import (
+    AT,
     Key,
     advance,
     at,
@@ -57,6 +58,7 @@ from soledad.server.rows import (
     info_of,
     key_of,
     live,
+    named,
     place_of,
     required,
     set_aside_for,
@@ -289,33 +291,38 @@ def _found(connection: Connection, key: Key, now: int) -> tuple[BlobInfo, Place]
     return info_of(row, now), place_of(row)
 
 
+_BEFORE = select(blobs.c.deleted, blobs.c.tombstone).where(*AT)
+_REMOVE = delete(blobs).where(*AT)
+_ADD = insert(blobs).values(flags=0, deleted=False)
+
+
 def add_blob(connection: Connection, place: Place, stored: Stored, date: int) -> None:
     """Make a blob of what is at a place, for which room is set aside."""
     number = advance(connection, place.user, stored.length)
-    if live(connection, key_of(place)) is not None:
+    blob = named(key_of(place))
+    # Nobody else writes this user's rows before the transaction ends.
+    before = connection.execute(_BEFORE, blob).one_or_none()
+    if before is not None and not before.deleted:
         raise BlobExists(place.blob_id, place.namespace)
     if not give_back(connection, place):
         # Other processes took this one for dead, and the room may be another's by now.
         raise StorageFailed("the reservation is gone")
-    # The tombstone of what was deleted under the id stays: who has that, hears so that it is to go.
-    removed = delete(blobs).where(*at(key_of(place))).returning(blobs.c.tombstone)
-    tombstone = connection.execute(removed).scalar()
-    connection.execute(
-        insert(blobs).values(
-            user_id=place.user,
-            namespace=place.namespace,
-            blob_id=place.blob_id,
-            upload=place.upload,
-            length=stored.length,
-            etag=stored.etag,
-            flags=0,
-            stored=number,
-            changed=number,
-            date=date,
-            deleted=False,
-            tombstone=tombstone,
-        )
-    )
+    if before is not None:
+        connection.execute(_REMOVE, blob)
+    row = {
+        "user_id": place.user,
+        "namespace": place.namespace,
+        "blob_id": place.blob_id,
+        "upload": place.upload,
+        "length": stored.length,
+        "etag": stored.etag,
+        "stored": number,
+        "changed": number,
+        "date": date,
+        # That of what was deleted under the id stays: who has that, hears so that it is to go.
+        "tombstone": None if before is None else before.tombstone,
+    }
+    connection.execute(_ADD, row)
 
 
 def _delete(connection: Connection, key: Key, tombstone: bytes | None, etag: str | None, date: int) -> Place:
@@ -345,6 +352,9 @@ def _delete(connection: Connection, key: Key, tombstone: bytes | None, etag: str
 # --- room -----------------------------------------------------------------------------------------------------------
 
 
+_RESERVE = insert(reservations)
+
+
 def set_aside(
     connection: Connection, place: Place, size: int, owner: str | None, default: int | None, now: int
 ) -> None:
@@ -358,7 +368,8 @@ def set_aside(
         available = max(0, quota - user.used - set_aside_for(connection, place.user))
         if size > available:
             raise QuotaExceeded(size, available)
-    connection.execute(insert(reservations).values(user_id=place.user, upload=place.upload, owner=owner, size=size))
+    room = {"user_id": place.user, "upload": place.upload, "owner": owner, "size": size}
+    connection.execute(_RESERVE, room)
 
 
 def _owners(connection: Connection) -> list[str]:

@@ -1,7 +1,8 @@
 """
 The rows of users and blobs: how they are found, read and counted, inside of a transaction.
 
-What is done with them is in `soledad.server.index`, and in `soledad.server.batches` for many at a time.
+What is done with them is in `soledad.server.index`, and in `soledad.server.batches` for many at a time.  The statements
+that each blob needs are made once: to make one takes several times as long as SQLite takes to carry it out.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, func, select, update
 
 from soledad.errors import BlobNotFound, NoSuchUser
 from soledad.model.blob import BlobInfo, Flag
@@ -33,12 +34,39 @@ _TOLD = itemgetter(
 #: Ids in one statement, at most: databases have limits.
 _GROUP = 500
 
+# Names of parameters must not be those of columns: SQLAlchemy has these for itself.
+_USER = select(users).where(users.c.user_id == bindparam("user"))
+# SQLite's transaction has the whole database by then; elsewhere the user's row is what writers wait for.
+_USER_FOR_UPDATE = _USER.with_for_update()
+_ADVANCE = (
+    update(users)
+    .where(users.c.user_id == bindparam("user"))
+    .values(changed=users.c.changed + bindparam("changes"), used=users.c.used + bindparam("more"))
+    .returning(users.c.changed)
+)
+_GIVE_BACK = (
+    delete(reservations)
+    .where(reservations.c.user_id == bindparam("user"), reservations.c.upload == bindparam("name"))
+    .returning(reservations.c.upload)
+)
+_EXPIRED = (
+    delete(uploads)
+    .where(uploads.c.user_id == bindparam("user"), uploads.c.expires <= bindparam("now"))
+    .returning(uploads.c.upload)
+)
+_SET_ASIDE = select(func.coalesce(func.sum(reservations.c.size), 0)).where(reservations.c.user_id == bindparam("user"))
+#: The conditions that one blob's row meets, with the parameters of `named`.
+AT = (
+    blobs.c.user_id == bindparam("user"),
+    blobs.c.namespace == bindparam("within"),
+    blobs.c.blob_id == bindparam("name"),
+)
+_LIVE = select(blobs).where(*AT, ~blobs.c.deleted)
+
 
 def user_row(connection: Connection, user: UserId, writes: bool = False) -> Row[Any]:
     """:raise NoSuchUser: there is none."""
-    statement = select(users).where(users.c.user_id == user)
-    # SQLite's transaction has the whole database by then; elsewhere the user's row is what writers wait for.
-    row = connection.execute(statement.with_for_update() if writes else statement).one_or_none()
+    row = connection.execute(_USER_FOR_UPDATE if writes else _USER, {"user": user}).one_or_none()
     if row is None:
         raise NoSuchUser(user)
     return row
@@ -46,10 +74,8 @@ def user_row(connection: Connection, user: UserId, writes: bool = False) -> Row[
 
 def advance(connection: Connection, user: UserId, used: int = 0, changes: int = 1) -> int:
     """Count ``changes`` more changes and ``used`` more bytes; return the number of the last change."""
-    statement = update(users).where(users.c.user_id == user)
-    number = connection.execute(
-        statement.values(changed=users.c.changed + changes, used=users.c.used + used).returning(users.c.changed)
-    ).scalar_one_or_none()
+    counted = {"user": user, "changes": changes, "more": used}
+    number = connection.execute(_ADVANCE, counted).scalar_one_or_none()
     if number is None:
         raise NoSuchUser(user)
     return int(number)
@@ -57,23 +83,24 @@ def advance(connection: Connection, user: UserId, used: int = 0, changes: int = 
 
 def give_back(connection: Connection, place: Place) -> bool:
     """Give back what was set aside for an upload; tell whether there was anything."""
-    statement = delete(reservations).where(reservations.c.user_id == place.user, reservations.c.upload == place.upload)
-    return connection.execute(statement.returning(reservations.c.upload)).first() is not None
+    return _give_back(connection, place.user, place.upload)
+
+
+def _give_back(connection: Connection, user: UserId, upload: str) -> bool:
+    return connection.execute(_GIVE_BACK, {"user": user, "name": upload}).first() is not None
 
 
 def end_expired(connection: Connection, user: UserId, now: int) -> int:
     """End the uploads of a user with which nobody went on in time; their bytes are strays from now on."""
-    expired = delete(uploads).where(uploads.c.user_id == user, uploads.c.expires <= now)
-    names = list(connection.execute(expired.returning(uploads.c.upload)).scalars())
+    names = list(connection.execute(_EXPIRED, {"user": user, "now": now}).scalars())
     for name in names:
-        connection.execute(delete(reservations).where(reservations.c.user_id == user, reservations.c.upload == name))
+        _give_back(connection, user, name)
     return len(names)
 
 
 def set_aside_for(connection: Connection, user: UserId) -> int:
     """Return how many bytes are set aside for all uploads of a user."""
-    total = select(func.coalesce(func.sum(reservations.c.size), 0)).where(reservations.c.user_id == user)
-    return int(connection.execute(total).scalar_one())
+    return int(connection.execute(_SET_ASIDE, {"user": user}).scalar_one())
 
 
 def at(key: Key) -> tuple[ColumnElement[bool], ...]:
@@ -82,9 +109,15 @@ def at(key: Key) -> tuple[ColumnElement[bool], ...]:
     return (blobs.c.user_id == user, blobs.c.namespace == namespace, blobs.c.blob_id == blob_id)
 
 
+def named(key: Key) -> dict[str, str]:
+    """Return the parameters of `AT`."""
+    user, namespace, blob_id = key
+    return {"user": user, "within": namespace, "name": blob_id}
+
+
 def live(connection: Connection, key: Key) -> Row[Any] | None:
     """Return the row of a blob that is there."""
-    return connection.execute(select(blobs).where(*at(key), ~blobs.c.deleted)).one_or_none()
+    return connection.execute(_LIVE, named(key)).one_or_none()
 
 
 def required(connection: Connection, key: Key) -> Row[Any]:

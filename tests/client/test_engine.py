@@ -77,6 +77,20 @@ class RetryTests(EngineCase):
         self.advance(10)
         self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 5})
 
+    def test_went_before(self) -> None:
+        """What an attempt that failed has left on the server is found there, and not sent again."""
+        self.put(noise(1000))
+        self.server.refuse(ServerFailed(503))
+        self.fails(self.here.blobs.send_missing(), ServerFailed)
+        self.server.heal()
+        (sealed,) = self.now(self.here.blobs._queue.contents([BlobKey(DEFAULT, BlobId("a"))]))
+        assert sealed is not None
+        self.on_server(sealed, "a")
+        requests = self.watch_requests()
+        self.advance(10)
+        self.assertIs(self.status(), S.SYNCED)
+        self.assertEqual([request.split()[0] for request in requests], ["GET"])
+
     def test_all_wait(self) -> None:
         """A server that fails is not asked for each of many blobs, neither at once nor all the time."""
         for number in range(40):

@@ -271,10 +271,9 @@ class StatementTests(SynchronousTestCase):
             lambda: self.index.release(upload),
         )
         for work in steps:
-            self.sent.clear()
             self.successResultOf(work())
-            levels.append([statement for statement, _ in self.sent if "synchronous" in statement])
-        full, normal = ["PRAGMA synchronous = FULL"], ["PRAGMA synchronous = NORMAL"]
+            levels.append(self.database.now(lambda c: c.exec_driver_sql("PRAGMA synchronous").scalar(), writes=False))
+        normal, full = 1, 2
         self.assertEqual(levels, [normal, full, full, normal])
 
     def test_portable(self) -> None:

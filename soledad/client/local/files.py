@@ -153,6 +153,11 @@ class StoredContainer:
     _inline: bytes | None = field(default=None, repr=False)
     _descriptor: int | None = None
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether it is bytes in memory: nothing blocks then."""
+        return self._inline is not None
+
     def read_into(self, start: int, out: memoryview) -> int:
         """Fill ``out`` with the bytes from ``start`` on; return how many there were."""
         if self._inline is not None:

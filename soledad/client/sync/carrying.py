@@ -81,7 +81,7 @@ class Carrying:
     async def _send(self, row: Queued, progress: Progress) -> SyncStatus | None:
         if row.replaces is not None:
             await self._deleting.delete(row)
-        outcome = await self.sending.send(row.key, progress)
+        outcome = await self.sending.send(row, progress)
         settled = await completed(self._queue.settle([outcome]))
         return settled[0]
 

@@ -19,7 +19,7 @@ from soledad.client.interfaces import (
 from soledad.client.sealing import ContainerReader
 from soledad.client.sync.blobs import RESUMABLE
 from soledad.client.throttle import Rate, ThrottledBody
-from soledad.deferreds import Worker, completed
+from soledad.deferreds import InPlace, Worker, completed
 from soledad.errors import BlobExists, BlobNotFound, SoledadError, UploadNotFound, WrongOffset
 from soledad.model.blob import BlobKey, ByteRange, KnownBlob, SyncEvent
 from soledad.model.transfer import Queued
@@ -45,27 +45,28 @@ class Sending:
     _budget: Budget
     rate: Rate
 
-    async def send(self, key: BlobKey, progress: Progress) -> Outcome:
+    async def send(self, row: Queued, progress: Progress) -> Outcome:
         """
-        Send one container; what is there already goes well, too.
+        Send one container, of which the queue says ``row``; what is there already goes well, too.
 
         :raise BlobNotFound: its bytes are not here.
         :raise BlobExists: the server has something else under this id.
         """
-        known, container = await self._local.open(key)
+        known, container = await self._local.open(row.key)
         try:
             progress.total = known.sealed.size
             if known.sealed.size > RESUMABLE:
                 await self._send_resumable(known, container, progress)
-            elif not await self._went_before(known):
+            elif not (row.attempts and await self._is_ours(row.key, known.sealed.header)):
+                # After an attempt that failed, the answer may have been lost, and all else not.
                 await self._send_whole(known, container, progress)
         except BlobExists:
             # Ours, if an answer was lost.
-            if not await self._is_ours(key, known.sealed.header):
+            if not await self._is_ours(row.key, known.sealed.header):
                 raise
         finally:
-            await completed(self._worker.run(container.close))
-        return Outcome(key, known.sealed.commitment, SyncEvent.CONFIRMED)
+            await completed(self._for(container, self._worker).run(container.close))
+        return Outcome(row.key, known.sealed.commitment, SyncEvent.CONFIRMED)
 
     async def send_together(self, rows: Sequence[Queued]) -> list[Outcome | SoledadError]:
         """Send small containers of one namespace in one request; return what became of each."""
@@ -84,7 +85,7 @@ class Sending:
 
     async def _attempt(self, row: Queued) -> Outcome | SoledadError:
         try:
-            return await self.send(row.key, Progress(self._worker, None))
+            return await self.send(row, Progress(self._worker, None))
         except SoledadError as error:
             return error
 
@@ -106,11 +107,6 @@ class Sending:
             done = Outcome(row.key, row.sealed.commitment, SyncEvent.CONFIRMED, tag)
             outcomes[row.key] = done if error is None else error
         return outcomes
-
-    async def _went_before(self, known: KnownBlob) -> bool:
-        """Tell whether it is there after an attempt that failed: the answer may have been lost, and all else not."""
-        row = await self._queue.look_up(known.key)
-        return row is not None and row.attempts > 0 and await self._is_ours(known.key, known.sealed.header)
 
     async def _send_whole(self, known: KnownBlob, container: Container, progress: Progress) -> None:
         producer = self._producer(container, 0, known.sealed.size, progress)
@@ -152,7 +148,12 @@ class Sending:
 
     def _producer(self, container: Container, start: int, length: int, progress: Progress) -> WorkerProducer:
         reader = ContainerReader(container, start)
-        return WorkerProducer(self._reader, reader.read, self._budget, length, on_sent=progress.add)
+        worker = self._for(container, self._reader)
+        return WorkerProducer(worker, reader.read, self._budget, length, on_sent=progress.add)
+
+    def _for(self, container: Container, worker: Worker) -> Worker:
+        """Return where a container is read: what does not block needs no thread, which would take longer."""
+        return InPlace() if container.in_memory else worker
 
     async def _is_ours(self, key: BlobKey, header: bytes | None) -> bool:
         """Tell whether what is on the server is ours: the header, with its commitment, stands for all bytes."""

@@ -58,7 +58,6 @@ class FileBytes:
         """See `IByteStore`."""
         draft = _Draft(self, place)
         try:
-            await self._worker.run(draft.begin)
             await pour(producer, WorkerConsumer(self._worker, draft.write, self._budget))
             return await self._worker.run(draft.publish)
         except BaseException:
@@ -249,19 +248,12 @@ class _Draft:
     _digest: Any = field(factory=sha256, init=False)
     _length: int = field(default=0, init=False)
 
-    def begin(self) -> None:
-        """Make the file."""
-        with storage_errors():
-            try:
-                self._create()
-            except FileNotFoundError:
-                # The folder went with the last file in it, since a moment ago.
-                self._create()
-
     def write(self, pieces: list[bytes]) -> None:
-        """Append ``pieces``."""
-        assert self._file is not None and self._writeback is not None
+        """Append ``pieces``; the first are what the file is made for, as each call of a thread has its price."""
         with storage_errors():
+            if self._file is None:
+                self._begin()
+            assert self._file is not None and self._writeback is not None
             for piece in pieces:
                 self._files.write(self._file, piece)
                 self._writeback.wrote(len(piece))
@@ -270,8 +262,10 @@ class _Draft:
 
     def publish(self) -> Stored:
         """Make the file durable under its name; it is closed then."""
-        assert self._file is not None
         with storage_errors():
+            if self._file is None:
+                self._begin()
+            assert self._file is not None
             self._files.sync(self._file)
             if self._named:
                 path = self._store.path(self._place)
@@ -288,6 +282,13 @@ class _Draft:
             self._close()
             if self._named:
                 self._files.remove(self._store.path(self._place))
+
+    def _begin(self) -> None:
+        try:
+            self._create()
+        except FileNotFoundError:
+            # The folder went with the last file in it, since a moment ago.
+            self._create()
 
     def _create(self) -> None:
         self._file, nameless = self._files.create(self._folder(), file_name(self._place) + PART)
