@@ -189,7 +189,7 @@ class IJournal(Interface):
         """Begin with a server (its URL) and an account; with others than before, nothing is known of the server."""
 
     def history(server: str) -> Deferred[str | None]:
-        """Return the history that the server had when it was met first."""
+        """Return the history that the server had when a head of it was accepted last."""
 
     def known(names: Sequence[RecordName]) -> Deferred[Known]:
         """Return what is known of records."""
@@ -218,6 +218,13 @@ class IJournal(Interface):
 
     def settle(now: Standing) -> Deferred[None]:
         """Note that the push arrived; documents that were changed since they were read for it wait for the next one."""
+
+    def replace(names: Collection[RecordName]) -> Deferred[list[RecordName]]:
+        """
+        Let what is here of documents be sent in the place of records that are set aside.
+
+        :return: those of which there is something here; they are set aside no more.
+        """
 
     def forget() -> Deferred[None]:
         """Keep no push any more: it was refused."""

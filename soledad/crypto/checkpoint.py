@@ -161,16 +161,16 @@ def contradictions(known: Checkpoint, head: Checkpoint) -> frozenset[IncidentKin
     """
     Return what is wrong with a head for a device that accepted another checkpoint before.
 
-    More restarts than before excuse what went back; that they are more is told.
+    More restarts than before excuse what went back; that they are more is told.  They do not excuse another history.
     """
     found: set[IncidentKind] = set()
-    if head.history != known.history:
-        return frozenset({IncidentKind.HISTORY_SPLIT})
     if head.restarts > known.restarts:
         found.add(IncidentKind.RESTARTED)
-    elif head.restarts < known.restarts:
+    if head.history != known.history:
+        return frozenset({*found, IncidentKind.HISTORY_SPLIT})
+    if head.restarts < known.restarts:
         found.add(IncidentKind.STATE_BACK)
-    else:
+    elif not found:
         found |= _of_commits(known, head)
     if is_keyring_back(known.keyring, head.keyring):
         found.add(IncidentKind.KEYRING_BACK)

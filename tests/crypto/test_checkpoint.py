@@ -239,7 +239,9 @@ class ContradictionTests(SynchronousTestCase):
     def test_restart(self) -> None:
         """More restarts excuse what went back, and are told; another history they do not excuse."""
         self.check(IncidentKind.RESTARTED, restarts=3, number=1, devices={ONE: Commit(1, "c9" * 16, 9)})
-        self.check(IncidentKind.HISTORY_SPLIT, restarts=3, history="cd" * 16)
+        other = evolve(self.known, restarts=3, history="cd" * 16)
+        found = {IncidentKind.HISTORY_SPLIT, IncidentKind.RESTARTED}
+        self.assertEqual(contradictions(self.known, other), found)
 
     def test_keyring(self) -> None:
         """A keyring that is older, or another one of the same generation; a restart does not excuse it."""

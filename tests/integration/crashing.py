@@ -1,7 +1,7 @@
 """
-A process that kills itself at a chosen step of an operation on an attachment, or of a sync of blobs.
+A process that kills itself at a chosen step of an operation on an attachment, of a sync of blobs, or of a whole sync.
 
-For test_attachment_crashes.py and test_blob_crashes.py beside it.  Run as
+For test_attachment_crashes.py, test_blob_crashes.py and test_sync_crashes.py beside it.  Run as
 ``python -m tests.integration.crashing DATA_DIR URL TOKEN``.  For each line ``OPERATION DOC_ID STEP`` on standard
 input a child is forked, which opens the store, does the operation, says ``acknowledged`` when it has succeeded, closes
 the store, and kills itself at that step, if there are so many.  When it is gone, ``killed`` or ``ended`` is said.
@@ -85,7 +85,9 @@ async def operate(reactor: Any, folder: str, url: str, token: str, operation: st
     workers = Workers.start(partial(ThreadWorker.start, reactor))
     soledad = await open_store(reactor, workers, USER, HandedInKey(KEY), Path(folder), server)
     where: Any = soledad.blobs
-    if operation != "sync":
+    if operation == "sync_all":
+        where, operation = soledad, "sync"
+    elif operation != "sync":
         (where,) = await soledad.get_docs([doc_id])
     steps.counting = True
     await getattr(where, operation)()

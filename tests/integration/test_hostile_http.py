@@ -246,6 +246,11 @@ class HeadTests(HostileCase):
         self.assertEqual(peer.requests, 2)
         self.assertNotIn(b"cookie", peer.heard.lower())
 
+    async def test_no_text(self) -> None:
+        """A header of bytes that are no text is as wrong as another text."""
+        said = b'HTTP/1.1 200 OK\r\nETag: "\xe1\xff"\r\nContent-Length: 5\r\n\r\nhello'
+        await self.expect(get(await self.serve(said)), UnexpectedAnswer)
+
     async def test_encoded(self) -> None:
         """Content that is encoded was not asked for; it could grow without bound."""
         said = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n" + ETAG + b"Content-Length: 5\r\n\r\nhello"

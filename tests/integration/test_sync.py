@@ -91,3 +91,20 @@ class SyncTests(TestCase):
         await two.sync()
         self.assertEqual(len(await self.contents(two)), MANY)
         self.assertEqual([*await one.incidents(), *await two.incidents()], [])
+
+    async def test_follow(self) -> None:
+        """Stores that follow are in step a second after all their connections were cut, and stop cleanly."""
+        one, two = await self.begin()
+        followings = [store.follow() for store in (one, two)]
+        for number in range(3):
+            while not all(following.listening for following in followings):
+                await deferLater(reactor, 0.02)
+            self.link.cut()
+            start = reactor.seconds()
+            await one.create_doc({"n": number}, f"doc-{number}")
+            while await two.get_doc(f"doc-{number}") is None:
+                await deferLater(reactor, 0.02)
+            # A second to connect again, and what it takes to send, hear and fetch on a machine that has other work.
+            self.assertLess(reactor.seconds() - start, 6)
+        await gather([following.stop() for following in followings])
+        self.assertEqual([*await one.incidents(), *await two.incidents()], [])

@@ -192,11 +192,28 @@ def missing(cursor: Cursor, names: Collection[RecordName], now: Standing) -> Non
     for name in names:
         key = bytes.fromhex(name)
         (doc_id,) = cursor.execute("SELECT doc_id FROM sync_record WHERE name = ?", (key,)).fetchone()
-        cursor.execute("UPDATE sync_record SET hash = NULL WHERE name = ?", (key,))
+        # Of what was never good there is nothing to remember.
+        forgotten = "DELETE FROM sync_record" if doc_id is None else "UPDATE sync_record SET hash = NULL"
+        cursor.execute(f"{forgotten} WHERE name = ?", (key,))
         cursor.execute("DELETE FROM sync_problem WHERE name = ?", (key,))
         if doc_id is not None and documents.get_rev(cursor, doc_id) is not None:
             cursor.execute("INSERT OR REPLACE INTO sync_outgoing VALUES (?, ?)", (doc_id, generation))
     stand(cursor, now)
+
+
+def replace(cursor: Cursor, names: Collection[RecordName]) -> list[RecordName]:
+    """Let what is here of documents be sent in the place of records that are set aside; return which that are."""
+    generation, _ = documents.generation(cursor)
+    replaced = []
+    for name in names:
+        key = bytes.fromhex(name)
+        (doc_id,) = cursor.execute("SELECT doc_id FROM sync_record WHERE name = ?", (key,)).fetchone()
+        if doc_id is not None and documents.get_rev(cursor, doc_id) is not None:
+            cursor.execute("UPDATE sync_record SET revs = '' WHERE name = ?", (key,))
+            cursor.execute("DELETE FROM sync_problem WHERE name = ?", (key,))
+            cursor.execute("INSERT OR REPLACE INTO sync_outgoing VALUES (?, ?)", (doc_id, generation))
+            replaced.append(name)
+    return replaced
 
 
 def put_problem(cursor: Cursor, problem: Problem, doc_id: DocId | None) -> None:
@@ -341,7 +358,7 @@ def accept(
     :return: what of it was not known before.
     """
     if found is not None:
-        cursor.execute("INSERT OR IGNORE INTO sync_history VALUES (?, ?)", (now.server, found))
+        cursor.execute("INSERT OR REPLACE INTO sync_history VALUES (?, ?)", (now.server, found))
     if arrived:
         _tell(cursor)
     if is_over:
@@ -508,6 +525,10 @@ class LocalJournal:
     def settle(self, now: Standing) -> Deferred[None]:
         """See `IJournal`."""
         return self._write(settle, now)
+
+    def replace(self, names: Collection[RecordName]) -> Deferred[list[RecordName]]:
+        """See `IJournal`."""
+        return self._write(replace, names)
 
     def forget(self) -> Deferred[None]:
         """See `IJournal`."""

@@ -66,7 +66,7 @@ DOCUMENTS = (
         count INTEGER NOT NULL,                 -- own commits
         restarting INTEGER NOT NULL
     );
-    CREATE TABLE sync_history (                 -- what each server was when it was met first
+    CREATE TABLE sync_history (                 -- what each server was when it was met last
         server TEXT PRIMARY KEY,
         history TEXT NOT NULL
     ) WITHOUT ROWID;

@@ -170,11 +170,11 @@ class Answer:
 
     def header(self, name: str) -> str | None:
         """Return the value of a header, `None` if it is missing. :raise UnexpectedAnswer: there are several."""
-        values = self._response.headers.getRawHeaders(name) or [None]
+        values: list[bytes] = self._response.headers.getRawHeaders(name.encode("ascii")) or []
         if len(values) > 1:
             raise UnexpectedAnswer(f"more than one {name}", self.status)
-        value: str | None = values[0]
-        return value
+        # Any bytes have a text: what does not belong there is found by who reads it.
+        return values[0].decode("latin-1") if values else None
 
     @property
     def length(self) -> int | None:

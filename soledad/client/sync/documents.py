@@ -52,6 +52,7 @@ from soledad.wire.changes import (
     Push,
     SealedRecord,
     SyncHead,
+    SyncPage,
     decode_push,
     encode_push,
 )
@@ -67,6 +68,10 @@ PAUSE, LONGEST_PAUSE = 0.1, 5.0
 BATCH = 3 * 1024 * 1024
 #: Records that differ, above which everything is pulled anew instead of asking for each.
 MANY = 2000
+#: Names in a list, and records that are set aside, at most: who sends more wants to fill the memory, or the disk.
+LISTED_LIMIT, ASIDE_LIMIT = 1 << 21, 10_000
+#: The latest time that can be written down.
+LATEST = (1 << 63) - 1
 #: How often the head may be another one while its list of names is read.
 LISTINGS = 5
 
@@ -96,6 +101,10 @@ class Parts:
     #: Brings this device's keyring and the server's in step, and fires with `False` if the server's was put back; is
     #: given whether a person said that the server was restored.
     settle_keyring: Callable[[bool], Deferred[bool]] | None = None
+
+    def now(self) -> int:
+        """Return the time as checkpoints and the database can hold it, whatever the clock says."""
+        return int(max(0, min(self.time(), LATEST)))
 
 
 @frozen
@@ -128,6 +137,8 @@ class Exchange:
     #: Whether somebody said that the server was restored: what is older there is no offence.
     _lenient: bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
+    #: Names and hashes beside which nothing is to be taken, and the tag of their head.
+    _listed: tuple[dict[RecordName, bytes], str | None] | None = field(default=None, init=False)
     #: Whether the server's keyring was looked at, and whether it is older than it was.
     _settled: bool = field(default=False, init=False)
     _is_keyring_back: bool = field(default=False, init=False)
@@ -147,8 +158,8 @@ class Exchange:
         for attempt in range(ATTEMPTS):
             await self._begin()
             generation = self._look.generation if generation is None else generation
-            await self._pull()
             try:
+                await self._pull()
                 await self._push()
             except PreconditionFailed:
                 if attempt == ATTEMPTS - 1:
@@ -172,6 +183,7 @@ class Exchange:
         self._before = frozenset(self._problems)
         self._untold = bool(look.untold)
         self._lenient = look.standing.restarting
+        self._listed = None
 
     async def _pause(self, attempt: int) -> None:
         longest = min(LONGEST_PAUSE, PAUSE * 2**attempt)
@@ -181,7 +193,12 @@ class Exchange:
 
     async def _pull(self) -> None:
         """Take all there is, up to a head that is accepted."""
-        compared = False
+        compared = self._look.policy is TamperPolicy.REFUSE
+        if compared:
+            # Nothing is taken before all of it is known to be true.
+            if await self._is_idle():
+                return
+            await self._compare()
         while True:
             try:
                 head = await self._pull_pages()
@@ -205,6 +222,22 @@ class Exchange:
             await self._accept(head, verdict)
             return
 
+    async def _is_idle(self) -> bool:
+        """Ask whether the head is the one that was accepted last."""
+        if not self._is_well:
+            return False
+        try:
+            answer = await self._parts.remote.pull(self._standing.cursor, self._standing.head, 0)
+        except StaleToken:
+            return False
+        self._go_on()
+        if isinstance(answer, Idle):
+            self.blobs = answer.blobs
+            return True
+        self.blobs = answer.head.blobs
+        # There never was a push.
+        return self._known is None and answer.head.checkpoint is None
+
     async def _pull_pages(self) -> Found | None:
         """Take what changed; return the head, or `None` if it is the one that was accepted last."""
         following = self._parts.remote.pull(self._standing.cursor, self._standing.head if self._is_well else None)
@@ -215,6 +248,7 @@ class Exchange:
                 self.blobs = page.blobs
                 return None
             self.blobs = page.head.blobs
+            await self._check(page)
             head = await self._open(page.head)
             await self._look_for_copy(head)
             if not page.more:
@@ -250,6 +284,9 @@ class Exchange:
         if plan.is_copy:
             await self._become_another()
             plan = await self._plan(records)
+        aside = {one.name for one in plan.arrivals if one.problem is not None}
+        if len(aside | self._problems.keys()) > ASIDE_LIMIT:
+            raise UnexpectedAnswer("hardly a record that opens")
         now = evolve(self._standing, cursor=cursor, digest=plan.digest)
         if plan.arrivals or now != self._standing:
             await self._parts.documents.apply_by(lambda: self._parts.journal.take(plan.arrivals, now))
@@ -289,10 +326,24 @@ class Exchange:
             some = left[:CHOSEN_LIMIT]
             page = await self._parts.remote.fetch(some)
             self._go_on()
+            await self._check(page)
             await self._take(page.records, self._standing.cursor)
             left = [name for name in left if name > page.records[-1].name] if page.more else left[len(some) :]
 
     # --- is it the truth? -----------------------------------------------------------------------------
+
+    async def _check(self, page: SyncPage) -> None:
+        """
+        See, if nothing else is to be taken, that records are those of the list that was found to be true.
+
+        :raise PreconditionFailed: another device was quicker.
+        :raise TamperingDetected: they are not.
+        """
+        if self._listed is None or all(self._listed[0].get(one.name) == one.hash for one in page.records):
+            return
+        if page.head.tag != self._listed[1]:
+            raise PreconditionFailed()
+        await self._detect({IncidentKind.STATE_DIFFERS}, Found(page.head, None))
 
     async def _open(self, sealed: SyncHead) -> Found:
         """Open a checkpoint; with a newer keyring, if it takes one or speaks of one."""
@@ -312,7 +363,10 @@ class Exchange:
         try:
             opened = open_checkpoint(self._keyring.roots, self._parts.user, sealed.checkpoint)
         except UnknownKey:
-            raise
+            if not (self._standing.restarting and (self._settled or self._parts.settle_keyring is None)):
+                raise
+            # The key is lost, and somebody said that the server is to be filled again.
+            return Found(sealed, None, is_forged=True)
         except CryptoError:
             return Found(sealed, None, is_forged=True)
         return Found(sealed, opened)
@@ -328,7 +382,7 @@ class Exchange:
 
     def _judge(self, head: Found, digest: int) -> Verdict:
         if head.checkpoint is None:
-            is_wrong = head.is_forged or (self._known is not None and not self._standing.restarting)
+            is_wrong = not self._standing.restarting and (head.is_forged or self._known is not None)
             return Verdict(frozenset({IncidentKind.CHECKPOINT_FORGED} if is_wrong else ()))
         verdict = judge(self._known, head.checkpoint, self._replica, self._commit, digest, self._history)
         if self._standing.restarting:
@@ -360,10 +414,12 @@ class Exchange:
         """Ask for the full list of names and hashes, and for the records that differ."""
         listed, head = await self._list()
         digest = await self._parts.worker.run(checkpoints.digest_of, self._keyring.digest_key, listed)
+        await self._look_for_copy(head)
         verdict = self._judge(head, digest)
         self._lenient = self._standing.restarting or verdict.has_restarted
         if self._look.policy is TamperPolicy.REFUSE:
             await self._detect(verdict.found, head)
+            self._listed = listed, head.sealed.tag
         mine = await self._parts.journal.hashes()
         plan = await self._parts.worker.run(
             plan_comparison, mine, listed, set(self._problems), self._standing.digest, self._keyring.digest_key
@@ -377,6 +433,16 @@ class Exchange:
             self._problems.pop(name, None)
         if not is_many:
             await self._fetch(plan.differing)
+        if self._lenient:
+            await self._replace()
+
+    async def _replace(self) -> None:
+        """Let what is here of documents go out in the place of records that nothing can be made of."""
+        # Who was only told of the restart may yet be given a key.
+        reasons = {Reason.FORGED, Reason.UNKNOWN_KEY} if self._standing.restarting else {Reason.FORGED}
+        names = [name for name, one in self._problems.items() if one.reason in reasons]
+        for name in await self._parts.journal.replace(names) if names else ():
+            del self._problems[name]
 
     async def _list(self) -> tuple[dict[RecordName, bytes], Found]:
         """Return the names and hashes of all records, and the head that they are of."""
@@ -390,11 +456,14 @@ class Exchange:
 
     async def _list_once(self) -> tuple[dict[RecordName, bytes], SyncHead]:
         page = await self._parts.remote.names()
+        self._go_on()
         listed = {entry.name: entry.hash for entry in page.names}
         while page.more:
-            self._go_on()
             page = await self._parts.remote.names(page.names[-1].name, page.head.tag)
             listed.update((entry.name, entry.hash) for entry in page.names)
+            self._go_on()
+            if len(listed) > LISTED_LIMIT:
+                raise UnexpectedAnswer("a list that does not end")
         return listed, page.head
 
     async def _detect(self, found: Iterable[IncidentKind], head: Found) -> None:
@@ -406,8 +475,10 @@ class Exchange:
         kinds = set(found)
         if not kinds:
             return
-        now = int(self._parts.time())
+        now = self._parts.now()
         of_records = [one for one in await self._parts.journal.problems() if FOUND.get(one.reason) in kinds]
+        # However many records somebody invents: those of documents that are here are told of first.
+        of_records = sorted(of_records, key=lambda one: one.doc_id is None)[: checkpoints.MAX_INCIDENTS]
         incidents = [
             (Incident(FOUND[one.reason], now, self._replica, one.name, one.doc_id), f"{one.name}/{one.hash.hex()}")
             for one in of_records
@@ -458,12 +529,16 @@ class Exchange:
         for incident in new:
             _log.critical("Device {device} reports: {kind}", device=incident.device, kind=incident.kind.name)
         if verdict.has_restarted and head.checkpoint is not None:
-            restarted = Incident(IncidentKind.RESTARTED, int(self._parts.time()), self._replica)
+            restarted = Incident(IncidentKind.RESTARTED, self._parts.now(), self._replica)
             await self._parts.journal.note([(restarted, str(head.checkpoint.restarts))], True)
         self._go_on()
 
     def _told_by(self, head: Checkpoint) -> list[Incident]:
-        return [Incident(one.kind, one.time, one.device) for one in head.incidents if one.device != self._replica]
+        return [
+            Incident(one.kind, min(one.time, LATEST), one.device)
+            for one in head.incidents
+            if one.device != self._replica
+        ]
 
     # --- push -----------------------------------------------------------------------------------------
 
@@ -551,7 +626,7 @@ class Exchange:
             # The keyring was joined with another one meanwhile: begin anew.
             raise PreconditionFailed()
         look = await self._parts.journal.look()
-        now = int(self._parts.time())
+        now = self._parts.now()
         commit = Commit(self._standing.count + 1, urandom(16).hex(), now)
         before = self._known or checkpoints.begun(urandom(16).hex())
         mark = KeyringMark.of(self._parts.keys.keyring)

@@ -64,7 +64,7 @@ class KeyringWatch:
 
     async def _put_back(self, generation: int) -> None:
         look = await self._parts.journal.look()
-        incident = Incident(IncidentKind.KEYRING_BACK, int(self._parts.time()), look.replica)
+        incident = Incident(IncidentKind.KEYRING_BACK, self._parts.now(), look.replica)
         await self._parts.journal.note([(incident, f"keyring/{generation}")])
         if look.policy is not TamperPolicy.WARN:
             raise as_error({IncidentKind.KEYRING_BACK})

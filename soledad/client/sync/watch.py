@@ -48,7 +48,7 @@ def judge(
     :param device: this store's replica id.
     :param pending: its entry in the push of which is not known whether it arrived.
     :param digest: what the records of the server are together, as they came.
-    :param history: what the server had when it was met first.
+    :param history: what the server had before, if this device was with another one meanwhile.
     """
     found = set() if known is None else set(contradictions(known, head))
     has_restarted = IncidentKind.RESTARTED in found

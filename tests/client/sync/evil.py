@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import Any, TypeVar
 
 from attrs import define, frozen
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from soledad.model.ids import RecordName
 from soledad.server.schema import records, sync_heads, sync_pushes
@@ -70,10 +70,18 @@ class Evil:
             (user,) = connection.execute(select(sync_heads.c.user_id)).scalars()
             number = connection.execute(select(sync_heads.c.number)).scalar_one() + 1
             row = {"name": bytes.fromhex(name), "hash": sha256(data).digest(), "size": len(data), "data": data}
-            connection.execute(update(records).where(records.c.number == number).values(number=-number))
+            lowest = connection.execute(select(func.min(records.c.number))).scalar_one()
+            aside = min(0, lowest or 0) - 1
+            connection.execute(update(records).where(records.c.number == number).values(number=aside))
             connection.execute(insert(records).values(user_id=user, number=number, **row))
 
         self._do(write)
+
+    def alter(self, name: RecordName, data: bytes) -> None:
+        """Have another record under a name, in its place."""
+        values = {"data": data, "hash": sha256(data).digest(), "size": len(data)}
+        altering = update(records).where(records.c.name == bytes.fromhex(name)).values(**values)
+        self._do(lambda connection: connection.execute(altering))
 
     def drop(self, name: RecordName) -> None:
         """Have no record under a name."""

@@ -15,11 +15,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from soledad import Soledad
+from soledad import Soledad, TamperPolicy
 from soledad.deferreds import unawaited
 from soledad.errors import ConnectionFailed, PreconditionFailed
 from soledad.testing import MemoryServer, make_store
 from tests.client.sync.devices import put_between, second_device
+from tests.client.sync.evil import Evil
 from tests.limits import examples
 
 IDS = ("a", "b", "c")
@@ -142,6 +143,11 @@ class DevicesMachine(RuleBasedStateMachine):
         contents = {None if version.content is None else version.content["n"] for version in versions}
         return [write for write in self.writes if write.doc_id == doc_id and write.content in contents]
 
+    @rule(number=DEVICES, policy=st.sampled_from(TamperPolicy))
+    def choose(self, number: int, policy: TamperPolicy) -> None:
+        """Choose a policy, which is of no consequence as long as the server is honest."""
+        self.now(self.devices[number].store.set_tamper_policy(policy))
+
     # --- networks, and the ends of processes ----------------------------------------------------------
 
     @rule(number=DEVICES)
@@ -254,6 +260,7 @@ class DevicesMachine(RuleBasedStateMachine):
         """All devices are in step in the end, and nothing was lost."""
         if not hasattr(self, "devices"):
             return
+        self.heal()
         for _ in range(4):
             for number in range(3):
                 self.sync(number)
@@ -261,14 +268,31 @@ class DevicesMachine(RuleBasedStateMachine):
         self.test.assertEqual(states[0], states[1])
         self.test.assertEqual(states[0], states[2])
         for device in self.devices:
-            self.test.assertEqual(self.now(device.store.incidents()), [])
+            self.incidents_excused(device)
             self.test.assertEqual(self.now(device.store.sync_problems()), [])
             between = put_between(device.store)
             self.now(device.store.sync())
             self.test.assertEqual(between.calls, ["pull"])
+            self.attachments_open(device)
         self.nothing_lost(states[0])
         for device in self.devices:
             self.now(device.store.close())
+
+    def heal(self) -> None:
+        """Put an end to what was done to the server: nothing was."""
+
+    def incidents_excused(self, device: Device) -> None:
+        """Nobody found anything."""
+        self.test.assertEqual(self.now(device.store.incidents()), [])
+
+    def attachments_open(self, device: Device) -> None:
+        """Every device has the bytes of what is attached, or gets them."""
+        _, docs = self.now(device.store.get_all_docs())
+        for doc in docs:
+            if doc.attachments:
+                file = self.now(doc.get_attachment())
+                self.test.assertEqual(file.read(), b"attached")
+                file.close()
 
     def state(self, device: Device) -> dict[str, list[tuple[Any, ...]]]:
         """Return all versions of all documents."""
@@ -297,6 +321,65 @@ class DevicesMachine(RuleBasedStateMachine):
                 self.test.assertNotIn(write.content, there[write.doc_id])
 
 
+class RestoredServerMachine(DevicesMachine):
+    """A server is put back to older states, or spoiled, and devices sync with that before anybody says so."""
+
+    def restore(self, number: int, both: bool, other: int) -> None:
+        """Put no device back besides: with the server it may lose what only they had.  No rule any more."""
+
+    def choose(self, number: int, policy: TamperPolicy) -> None:
+        """Let all go on with what they were not told of yet.  No rule any more."""
+
+    @initialize()
+    def begin(self) -> None:
+        """Have three devices, and a server that is not what it was."""
+        super().begin()
+        self.evil = Evil(self.server)
+        self.snapshots = [self.evil.snapshot()]
+        self.is_put_back = False
+
+    @rule()
+    def snapshot(self) -> None:
+        """Keep a state of the server."""
+        self.snapshots.append(self.evil.snapshot())
+
+    @rule(which=st.integers(0, 5))
+    def put_back(self, which: int) -> None:
+        """Put the server back."""
+        self.evil.put_back(self.snapshots[which % len(self.snapshots)])
+        self.is_put_back = True
+
+    @rule(which=st.integers(0, 5), how=st.sampled_from(("drop", "forge", "swap")))
+    def spoil(self, which: int, how: str) -> None:
+        """Drop a record, alter it, or put it in the place of another one."""
+        names = self.evil.names()
+        if not names:
+            return
+        name = names[which % len(names)]
+        if how == "drop":
+            self.evil.drop(name)
+        else:
+            other = self.evil.record(names[0])
+            self.evil.alter(name, bytes(len(other)) if how == "forge" else other)
+        self.is_put_back = True
+
+    @rule(number=DEVICES)
+    def accept(self, number: int) -> None:
+        """Say on a device that it was."""
+        if self.is_put_back:
+            put_between(self.devices[number].store)
+            self.now(self.devices[number].store.accept_server_restore())
+
+    def heal(self) -> None:
+        """Say once more that it was put back."""
+        self.accept(0)
+
+    def incidents_excused(self, device: Device) -> None:
+        """Nobody found anything unless there was something."""
+        if not self.is_put_back:
+            super().incidents_excused(device)
+
+
 class DevicesTests(SynchronousTestCase):
     """Whatever happens."""
 
@@ -304,3 +387,9 @@ class DevicesTests(SynchronousTestCase):
         """All devices come to have the same, and nothing is lost."""
         DevicesMachine.test = self
         run_state_machine_as_test(DevicesMachine, settings=settings(max_examples=examples(15), stateful_step_count=60))
+
+    def test_restored_server(self) -> None:
+        """When somebody says that a server was put back, all devices come to have the same, and nothing is lost."""
+        RestoredServerMachine.test = self
+        several = settings(max_examples=examples(10), stateful_step_count=50)
+        run_state_machine_as_test(RestoredServerMachine, settings=several)
