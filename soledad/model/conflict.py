@@ -42,8 +42,9 @@ def _checked(version: Stored) -> Stored:
     return evolve(version, rev=rev, has_conflicts=False)
 
 
-def _ordered(versions: Iterable[Stored]) -> tuple[Stored, ...]:
-    return tuple(sorted(map(_checked, versions), key=lambda version: version.rev))
+def _ordered(versions: Collection[Stored]) -> tuple[Stored, ...]:
+    # Most documents have none.
+    return tuple(sorted(map(_checked, versions), key=lambda version: version.rev)) if versions else ()
 
 
 @frozen

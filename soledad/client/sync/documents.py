@@ -27,7 +27,7 @@ from soledad.client.sync.watch import Verdict, as_error, found_in, judge
 from soledad.crypto import checkpoint as checkpoints
 from soledad.crypto.checkpoint import Checkpoint, Commit, KeyringMark, open_checkpoint, seal_checkpoint
 from soledad.crypto.keyring import Keyring, OpenKeyring
-from soledad.crypto.record import open_record, record_name, seal_record
+from soledad.crypto.record import open_record, record_name, seal_named
 from soledad.deferreds import Worker
 from soledad.errors import (
     CryptoError,
@@ -607,7 +607,7 @@ class Exchange:
 
     async def _plan_push(self, outgoing: Sequence[Outgoing], digest: int) -> PushPlan:
         keyring = self._keyring
-        named = [(record_name(keyring.names_key, one.versions.doc_id), one) for one in outgoing]
+        named = await self._parts.worker.run(_named, keyring, outgoing)
         known = await self._parts.journal.known([name for name, _ in named])
         return await self._parts.worker.run(
             plan_push,
@@ -699,8 +699,12 @@ def _restarted(known: Checkpoint | None, head: Checkpoint | None) -> Checkpoint 
     return None if one is None or other is None else checkpoints.restarted(one, other)
 
 
-def _sealed(keyring: Keyring, versions: Versions) -> SealedRecord:
-    return seal_record(keyring.current, keyring.names_key, urandom(SALT_SIZE), versions)
+def _named(keyring: Keyring, outgoing: Iterable[Outgoing]) -> list[tuple[RecordName, Outgoing]]:
+    return [(record_name(keyring.names_key, one.versions.doc_id), one) for one in outgoing]
+
+
+def _sealed(keyring: Keyring, name: RecordName, versions: Versions) -> SealedRecord:
+    return seal_named(keyring.current, name, urandom(SALT_SIZE), versions)
 
 
 async def _abandoned(work: Deferred[Any]) -> None:

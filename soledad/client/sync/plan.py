@@ -20,9 +20,9 @@ from soledad.model.syncing import Known, KnownRecord, Outgoing, Pulled, Sent
 from soledad.model.tampering import Problem, Reason
 from soledad.wire.changes import SealedRecord
 
-#: Opens a record, or raises a `CryptoError`; seals the versions of a document.
+#: Opens a record, or raises a `CryptoError`; seals the versions of a document under a name.
 Opener = Callable[[SealedRecord], Versions]
-Sealer = Callable[[Versions], SealedRecord]
+Sealer = Callable[[RecordName, Versions], SealedRecord]
 
 _NOTHING = KnownRecord(None)
 
@@ -182,7 +182,7 @@ def plan_push(
             same.append((doc_id, one.generation))
         else:
             try:
-                record = sealer(one.versions)
+                record = sealer(name, one.versions)
             except DocumentTooBig:
                 held_back.append((Problem(Reason.TOO_BIG, name), doc_id))
                 continue
