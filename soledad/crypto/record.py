@@ -135,7 +135,7 @@ def parse(data: bytes) -> Versions:
         raise MalformedRecord(type(error).__name__) from None
     if fields.position != len(data):
         raise MalformedRecord("bytes behind the end")
-    if [one.rev for one in versions] != [one.rev for one in (first, *others)]:
+    if versions.revs != (first.rev, *(one.rev for one in others)):
         raise MalformedRecord("revisions are not written as they should be")
     return versions
 

@@ -60,6 +60,12 @@ class Versions:
         yield from self.alternatives
 
     @property
+    def revs(self) -> tuple[str, ...]:
+        """Their revisions, that of the current one first."""
+        # Most documents have one version.
+        return (self.current.rev, *(one.rev for one in self.alternatives)) if self.alternatives else (self.current.rev,)
+
+    @property
     def doc_id(self) -> DocId:
         """Whose versions they are."""
         return self.current.doc_id
