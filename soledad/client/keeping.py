@@ -66,9 +66,9 @@ class Keeping:
         """Keep what is known of uses, for the next session."""
         try:
             await self._local.note_uses()
-        except StorageError:
-            # It is only an order in which blobs go.
-            _log.failure("Uses of blobs could not be noted")
+        except StorageError as error:
+            # It is only an order in which blobs go: no failure of anything.
+            _log.warn("Uses of blobs could not be noted: {error}", error=error)
 
     # --- what is asked for ----------------------------------------------------------------------------
 

@@ -81,10 +81,11 @@ class Database:
         """
         Run a unit of work here and now, which blocks.
 
-        :raise StorageFull: there is no room for it.
+        :raise StorageFull: there is no room for it, even where the log can begin anew.
         :raise StorageFailed: the database cannot be read or written.
         :raise ServerFailed: others kept it busy all the time.
         """
+        tidied = False
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with self._engine.connect() as connection:
@@ -92,10 +93,27 @@ class Database:
                     with connection.begin():
                         return unit(connection)
             except DBAPIError as error:
+                if _is_full(error) and not tidied:
+                    # What is in the log takes room twice: who deletes needs some to begin with.
+                    tidied = True
+                    self._empty_log()
+                    continue
                 if not _is_passing(error):
                     raise _translated(error) from error
             sleep(random.uniform(0, 0.05 * attempt))  # noqa: S311 - spreads those that collided, no secret
         raise ServerFailed(503)
+
+    def _empty_log(self) -> None:
+        """Let the log be written from its beginning again, as far as there is room to, and nobody reads it."""
+        connection = self._engine.raw_connection()
+        try:
+            # Unlike the other ways this waits for nobody.
+            connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").close()
+        except sqlite3.OperationalError:
+            # Who wanted to write hears of it.
+            return
+        finally:
+            connection.close()
 
     def close(self) -> None:
         """Close all connections."""
@@ -142,9 +160,12 @@ def _is_passing(error: DBAPIError) -> bool:
     )
 
 
+def _is_full(error: DBAPIError) -> bool:
+    return bool(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL)
+
+
 def _translated(error: DBAPIError) -> SoledadError:
-    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    if _is_full(error):
         return StorageFull("index")
     # The statement's parameters, which the error's own text has, stay out of it.
     return StorageFailed(f"{type(error.orig).__name__}: {error.orig}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-from attrs import define
+from attrs import define, field
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -27,14 +27,16 @@ from sqlalchemy import (
     update,
 )
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
-from soledad.deferreds import deferred
+from soledad.deferreds import completed, deferred
 from soledad.errors import (
     BadRequest,
     BlobExists,
     BlobNotFound,
     PreconditionFailed,
     QuotaExceeded,
+    SoledadError,
     StaleToken,
     StorageError,
     StorageFailed,
@@ -73,6 +75,8 @@ _TOKEN = re.compile(r"([cd])\.([0-9a-f]{32})\.([0-9]{1,18})", re.ASCII)
 #: Kinds of tokens: a position in the order of change, and in that of storing.
 _BY_CHANGE, _BY_DATE = "c", "d"
 
+_log = Logger()
+
 
 @define(eq=False)
 class Index:
@@ -84,6 +88,8 @@ class Index:
     _clock: Callable[[], float]
     #: Bytes that a user may store who has no quota of their own; none: as much as there is room.
     _default_quota: int | None = None
+    #: What was set aside and could not be given back.
+    _owed: dict[Place, None] = field(factory=dict, init=False)
 
     @deferred
     async def reserve(self, place: Place, size: int) -> None:
@@ -104,9 +110,20 @@ class Index:
                 raise
             await self._database.write(unit, durable=False)
 
-    def release(self, place: Place) -> Deferred[bool]:
-        """Give back what was set aside for an upload; tell whether there was anything."""
-        return self._database.write(partial(give_back, place=place), durable=False)
+    @deferred
+    async def release(self, place: Place) -> bool:
+        """
+        Give back what was set aside for an upload; tell whether there was anything.
+
+        What cannot be given back now, on a full disk, is given back later: with `release_dead`.
+        """
+        try:
+            return await self._database.write(partial(give_back, place=place), durable=False)
+        except SoledadError as error:
+            # Why the upload failed is what its client has to hear, not this.
+            _log.error("What was set aside for {place} could not be given back yet: {error}", place=place, error=error)
+            self._owed[place] = None
+            return False
 
     def commit(self, place: Place, stored: Stored) -> Deferred[None]:
         """
@@ -219,11 +236,19 @@ class Index:
 
     @deferred
     async def release_dead(self) -> int:
-        """Give back what processes that are gone had set aside; return how many uploads that concerned."""
+        """
+        Give back what processes that are gone had set aside, and what this one could not give back until now.
+
+        :return: how many uploads that concerned.
+        """
+        released = 0
+        for place in list(self._owed):
+            del self._owed[place]
+            released += await completed(self.release(place))
         dead = self._processes.dead(await self._database.read(_owners))
         if not dead:
-            return 0
-        released = await self._database.write(partial(_release_owners, owners=dead))
+            return released
+        released += await self._database.write(partial(_release_owners, owners=dead))
         self._processes.forget(dead)
         return released
 

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from soledad import AttachmentStates, Document
 from soledad.client.keeping import PAUSE
-from soledad.client.local import blobs
+from soledad.client.local import blobs, retention
 from soledad.client.remote.blobs import RemoteBlobs
 from soledad.errors import (
     AttachmentNotAvailable,
@@ -19,6 +19,7 @@ from soledad.errors import (
     NoServer,
     NotEvictable,
     RetriableTransferError,
+    StorageFull,
 )
 from soledad.model.blob import BlobKey, SyncStatus
 from soledad.model.ids import ATTACHMENTS
@@ -163,6 +164,21 @@ class EvictTests(KeepingTestCase):
             self.assertEqual(self.now(doc.evict_attachment()), A.REMOTE)
             self.server.disconnect()
             self.assertEqual(file.read(), DATA + b"\0")
+
+    def test_full(self) -> None:
+        """That a full disk does not let it remember what was read is no failure, for those who close the store."""
+        doc = self.doc()
+        self.now(doc.read_attachment())
+        refused: list[Any] = []
+
+        def refuse(cursor: Any, keys: Any) -> None:
+            refused.extend(keys)
+            raise StorageFull("blobs")
+
+        self.patch(retention, "note_uses", refuse)
+        self.now(self.store.close())
+        self.assertEqual(len(refused), 1)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_nothing_attached(self) -> None:
         """Nothing can be pinned or evicted where nothing is attached."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,7 +12,7 @@ from soledad.client.local.files import INLINE_LIMIT
 from soledad.deferreds import unawaited
 from soledad.errors import StorageError, StorageFailed, StorageFull
 from soledad.testing import make_store
-from tests.crash.mounts import run, small_disk
+from tests.crash.mounts import fill_up, run, small_disk
 
 MIB = 1024 * 1024
 
@@ -86,7 +85,7 @@ class FullDiskTests(SynchronousTestCase):
         self.assertGreater(len(self.saved), 3)
         self.assertWhole(self.store)
         self.successResultOf(self.store.close())
-        ballast = self.fill_up()
+        ballast = fill_up(self.disk)
         try:
             self.store = make_store(self, data_dir=self.folder)
         except self.failureException as error:
@@ -102,16 +101,6 @@ class FullDiskTests(SynchronousTestCase):
         for _ in range(5):
             self.save(self.store, size)
         self.assertWhole(self.store)
-
-    def fill_up(self) -> Path:
-        """Take every byte that is left."""
-        ballast = self.disk / "ballast"
-        with open(ballast, "wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-            except OSError:
-                return ballast
 
     def test_documents(self) -> None:
         """With what is kept in databases only."""

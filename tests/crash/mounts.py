@@ -39,3 +39,14 @@ def image(test: SynchronousTestCase, size: int) -> Path:
 def mount_image(test: SynchronousTestCase, path: Path) -> Path:
     """Mount an image; return where."""
     return mounted(test, "-o", "loop", path)
+
+
+def fill_up(folder: Path) -> Path:
+    """Take every byte that is left on a folder's file system; return the file that has them."""
+    ballast = folder / "ballast"
+    with open(ballast, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return ballast

@@ -18,6 +18,7 @@ from soledad.deferreds import InPlace
 from soledad.errors import BlobExists, NewerSchema, NotADatabase, QuotaExceeded, StorageFailed, StorageFull
 from soledad.model.blob import Flag
 from soledad.model.ids import DEFAULT, BlobId, UserId
+from soledad.server import index as the_index
 from soledad.server.accounts import Accounts
 from soledad.server.database import Database
 from soledad.server.index import Index
@@ -31,6 +32,10 @@ USER = UserId("alice")
 def place(name: str, blob: str = "x") -> Place:
     """Return the place of an upload."""
     return Place(USER, DEFAULT, BlobId(blob), name)
+
+
+def _refuse(connection: Connection, place: Place) -> bool:
+    raise StorageFull("index")
 
 
 class IndexTestCase(SynchronousTestCase):
@@ -82,6 +87,17 @@ class ProcessesTests(IndexTestCase):
         self.successResultOf(self.second.reserve(place("3"), 50))
         self.failureResultOf(self.second.reserve(place("4"), 1), QuotaExceeded)
         self.assertEqual(os.listdir(self.locks), [self.second._processes.name])
+
+    def test_given_back_later(self) -> None:
+        """What a full disk did not let it give back is free as soon as somebody needs it, and for each once."""
+        self.successResultOf(self.first.reserve(place("1"), 100))
+        full = self.patch(the_index, "give_back", _refuse)
+        self.assertFalse(self.successResultOf(self.first.release(place("1"))))
+        self.failureResultOf(self.first.reserve(place("2"), 100), QuotaExceeded)
+        full.restore()
+        self.successResultOf(self.first.reserve(place("2"), 100))
+        self.failureResultOf(self.first.reserve(place("3"), 1), QuotaExceeded)
+        self.assertEqual(self.successResultOf(self.first.release_dead()), 0)
 
     def test_killed_batch(self) -> None:
         """The room that a killed process had set aside for a batch is free for another's batch."""

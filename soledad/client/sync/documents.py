@@ -241,6 +241,7 @@ class Exchange:
     async def _pull_pages(self) -> Found | None:
         """Take what changed; return the head, or `None` if it is the one that was accepted last."""
         following = self._parts.remote.pull(self._standing.cursor, self._standing.head if self._is_well else None)
+        came, most = 0, MANY
         while True:
             page = await following
             self._go_on()
@@ -254,6 +255,8 @@ class Exchange:
             if not page.more:
                 await self._take(page.records, page.head.cursor)
                 return head
+            came += len(page.records)
+            most = await self._most(came, most)
             # While one page is opened, the next one comes.
             following = self._parts.remote.pull(page.head.cursor)
             try:
@@ -261,6 +264,18 @@ class Exchange:
             except BaseException:
                 await _abandoned(following)
                 raise
+
+    async def _most(self, came: int, most: int) -> int:
+        """
+        Return how many records one pull may bring: each comes once, unless it is changed meanwhile.
+
+        :raise UnexpectedAnswer: more have come.
+        """
+        if came > most:
+            most = 2 * len(await self._parts.journal.hashes()) + MANY
+            if came > most:
+                raise UnexpectedAnswer("pages that do not end")
+        return most
 
     @property
     def _is_well(self) -> bool:

@@ -358,6 +358,25 @@ class EndlessTests(HostileTestCase):
         self.fails(self.two.sync(), UnexpectedAnswer)
         self.assertEqual(len(listed), 60)
 
+    def test_pages(self) -> None:
+        """Pages that bring the same again and again end."""
+        self.patch(exchange, "MANY", 10)
+        self.put(self.one, "d", {})
+        self.sync(self.one)
+        page: Any = None
+
+        def again(name: str, number: int, answer: Any) -> Any:
+            nonlocal page
+            page = page or answer
+            self.assertLess(number, 50)
+            return evolve(page, more=True, head=evolve(page.head, cursor=answer.head.cursor))
+
+        put_between(self.two, after=again)
+        self.fails(self.two.sync(), UnexpectedAnswer)
+        put_between(self.two)
+        self.sync(self.two)
+        self.assertEqual((self.content(self.two, "d"), self.kinds(self.two)), ({}, set()))
+
     def test_bad_records(self) -> None:
         """Of records that nobody made only so many are set aside, and what is here stays."""
         self.patch(exchange, "ASIDE_LIMIT", 20)
