@@ -562,11 +562,15 @@ class Exchange:
         plan: PushPlan | None = None
         while True:
             if self._pending is None:
-                self._pending = await self._prepare(plan)
-            if self._pending is None:
-                return
-            pending = self._pending
-            push = decode_push(pending.push)
+                prepared = await self._prepare(plan)
+                if prepared is None:
+                    return
+                pending, push = prepared
+                self._pending = pending
+            else:
+                # It was kept by the sync before this.
+                pending = self._pending
+                push = decode_push(pending.push)
             sending = self._parts.remote.push(push, pending.follows)
             try:
                 # While one push is on its way, the next one is sealed.
@@ -597,7 +601,7 @@ class Exchange:
             self._progress.add(sum(len(record.data) for record in push.records))
             self._go_on()
 
-    async def _prepare(self, plan: PushPlan | None) -> Pending | None:
+    async def _prepare(self, plan: PushPlan | None) -> tuple[Pending, Push] | None:
         """
         Make the next push ready, and keep it; `None`: there is nothing to send.
 
@@ -636,7 +640,7 @@ class Exchange:
             [one for one in self._problems.values() if one.reason is not Reason.TOO_BIG],
         )
 
-    async def _seal(self, plan: PushPlan) -> Pending:
+    async def _seal(self, plan: PushPlan) -> tuple[Pending, Push]:
         if self._account != self._standing.account:
             # The keyring was joined with another one meanwhile: begin anew.
             raise PreconditionFailed()
@@ -664,7 +668,7 @@ class Exchange:
         await self._parts.journal.keep(pending, plan.sent)
         self._untold = False
         self._go_on()
-        return pending
+        return pending, push
 
     # --- what came of it ------------------------------------------------------------------------------
 
