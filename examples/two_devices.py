@@ -72,4 +72,6 @@ async def main(reactor: Any, server_url: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit("usage: two_devices.py SERVER_URL    (and SOLEDAD_PASSPHRASE, SOLEDAD_TOKEN)")
     react(main, sys.argv[1:])

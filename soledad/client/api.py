@@ -556,19 +556,21 @@ class Soledad:
         assert server is not None
         following = Following(self._reactor, server.events, self.sync, self._has_unsent, lambda: syncs.heads)
         subscription = self._documents.observers.subscribe(lambda *ignored: following.local_change(), None, None)
+        listen_no_more = self.blobs.listen(following.local_change)
 
         async def run() -> None:
             try:
                 await following.run()
             finally:
                 subscription.cancel()
+                listen_no_more()
 
         following.start(self.operations.start(run, finishes=False))
         return following
 
     @deferred
     async def _has_unsent(self) -> bool:
-        return (await self._journal.look()).is_changed
+        return (await self._journal.look()).is_changed or await self.blobs.has_work()
 
     @property
     def syncing(self) -> bool:

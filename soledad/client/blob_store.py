@@ -6,7 +6,7 @@ from builtins import list as builtin_list
 from collections.abc import Callable, Iterable
 from os import urandom
 
-from attrs import define, frozen
+from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 from twisted.web.iweb import IBodyProducer
 
@@ -68,6 +68,8 @@ class BlobStore:
     _worker: Worker
     _remote: Remote | None
     _keeping: Keeping
+    #: Who wants to hear that something waits to be sent.
+    _listeners: list[Callable[[], object]] = field(factory=builtin_list, init=False)
 
     # --- on this device -------------------------------------------------------------------------------
 
@@ -98,6 +100,7 @@ class BlobStore:
             report = Progress(self._worker, progress)
             await self._blobs.put(key, fd, report, status, Priority(priority))
             report.finished()
+            self._tell()
             return key.blob_id
 
         # A producer may have no end; a file has one, so what was begun with it is finished.
@@ -139,6 +142,7 @@ class BlobStore:
             await self._remote.engine.release(key)
         if not await self._queue.delete(key):
             raise BlobNotFound(key.blob_id, key.namespace)
+        self._tell()
 
     @local_operation
     async def delete(self, blob_id: str, namespace: str = DEFAULT) -> None:
@@ -362,6 +366,19 @@ class BlobStore:
         """Go on by itself with what waits to be sent, fetched or deleted."""
         if self._remote is not None:
             self._remote.engine.go_on()
+
+    def listen(self, call: Callable[[], object]) -> Callable[[], None]:
+        """Call ``call()`` whenever something is put or deleted; what this returns ends that."""
+        self._listeners.append(call)
+        return lambda: self._listeners.remove(call)
+
+    def _tell(self) -> None:
+        for call in self._listeners.copy():
+            call()
+
+    async def has_work(self) -> bool:
+        """Tell whether anything waits to go, to come, or to be deleted."""
+        return await self._queue.is_waiting()
 
     def stop(self) -> None:
         """Begin no transfers by themselves any more: the store is closed."""

@@ -526,6 +526,9 @@ class IBlobQueue(Interface):
     def note_head(namespace: Namespace, head: str) -> Deferred[None]:
         """Keep what to go on from."""
 
+    def is_waiting() -> Deferred[bool]:
+        """Tell whether any blob waits to go, to come, or to be deleted, asked for or not."""
+
     def is_settled(changes: str) -> Deferred[bool]:
         """Tell whether all that the server had at that change of its blobs was looked at, and nothing waits since."""
 

@@ -27,6 +27,10 @@ class FullDiskTests(SynchronousTestCase):
         self.store = make_store(self, data_dir=self.folder)
         self.saved: dict[str, bytes] = {}
 
+    def tearDown(self) -> None:
+        """Forget what the log was told: that a blob could not be told of its document, which the next opening does."""
+        self.flushLoggedErrors(StorageFull)
+
     def save(self, store: Soledad, size: int) -> None:
         """Save a document with an attachment; what is acknowledged is remembered. Raises what the store raises."""
         name = f"doc-{len(self.saved)}"

@@ -19,7 +19,7 @@ from pathlib import Path
 from soledad.model.ids import DEFAULT
 from soledad.server.backends.files import TOGETHER, Files
 from tests.crash.busy_server import BATCH, blob_size
-from tests.crash.mounts import image, mount_image
+from tests.crash.mounts import image, mount_image, run
 from tests.crash.serving import FolderTestCase, noise
 from tests.integration.serving import CHECKOUT, environment
 from tests.limits import rounds
@@ -132,6 +132,8 @@ class AcknowledgedTests(PowerCutTestCase):
     def test_tokens(self) -> None:
         """That a token is no good any more."""
         self.put_it("b", 10)
+        # That the user is there is not what is tested.
+        run("sync", "--file-system", self.folder)
         self.successResultOf(self.accounts.revoke_tokens(USER))
         self.cut()
         self.assertEqual(status(self.ask(f"GET /blobs/{USER}/b")), 401)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from soledad import Document, Soledad
+from soledad.deferreds import unawaited
 from soledad.errors import ConnectionFailed, StorageFull
 from tests.client.sync.devices import DevicesTestCase, put_between, second_device
 from tests.crash.mounts import fill_up, image, mount_image, run, small_disk
@@ -110,7 +111,7 @@ class FullDiskTests(SyncTestCase):
     def is_full(self, store: Soledad, number: int) -> bool:
         """Save one more document; tell whether there was no room for it."""
         outcome: list[Any] = []
-        store.create_doc({"text": "x" * LARGE}, f"more-{number}").addBoth(outcome.append)
+        unawaited(store.create_doc({"text": "x" * LARGE}, f"more-{number}").addBoth(outcome.append))
         return not isinstance(outcome[0], Document)
 
 

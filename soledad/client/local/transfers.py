@@ -148,6 +148,10 @@ class BlobQueue:
         """See `IBlobQueue`."""
         return self._blobs.database.write(listings.note_head, namespace, head)
 
+    def is_waiting(self) -> Deferred[bool]:
+        """See `IBlobQueue`."""
+        return self._blobs.database.read(queue.is_waiting)
+
     def is_settled(self, changes: str) -> Deferred[bool]:
         """See `IBlobQueue`."""
         return self._blobs.database.read(listings.is_settled, changes)

@@ -192,6 +192,22 @@ class FollowTests(KeyringCase):
         self.pass_time(two)
         self.assertEqual(two._local.keyring.current, self.one._local.keyring.current)
 
+    def test_blobs(self) -> None:
+        """A blob that has no document goes as well, and its deletion does; then nobody is told any more."""
+        two = self.device()
+        followings = [self.follow(store) for store in (self.one, two)]
+        self.now(self.one.blobs.put("b", b"bytes"))
+        self.pass_time(self.one, two)
+        self.assertEqual(self.now(two.blobs.get("b")).read(), b"bytes")
+        self.now(two.blobs.delete("b"))
+        self.pass_time(two, self.one)
+        self.assertFalse(self.now(self.one.blobs.exists("b")))
+        for following in followings:
+            self.stopped(following.stop())
+        self.now(self.one.blobs.put("b", b"others"))
+        self.assertEqual(self.now(self.one.blobs.remote_count()), 0)
+        self.assertEqual(self.one.blobs._listeners, [])
+
     def test_reconnects(self) -> None:
         """After an interruption it goes on."""
         two = self.device()
