@@ -42,7 +42,11 @@ def seal_record(material: KeyMaterial, names_key: bytes, salt: bytes, versions: 
 
     :raise DocumentTooBig: it has more bytes than a record may have.
     """
-    name = record_name(names_key, versions.doc_id)
+    return seal_named(material, record_name(names_key, versions.doc_id), salt, versions)
+
+
+def seal_named(material: KeyMaterial, name: RecordName, salt: bytes, versions: Versions) -> SealedRecord:
+    """Do as `seal_record`, when the name of the document's record is known already."""
     return SealedRecord(name, seal(material, _context(name), salt, encode(versions)))
 
 
@@ -123,14 +127,15 @@ def parse(data: bytes) -> Versions:
         count = fields.number(2)
         start = fields.position
         first = _parsed(fields, doc_id)
-        others = _others(fields, data, doc_id, count - 1, data[start : fields.position])
+        # Most have one version.
+        others = [] if count == 1 else _others(fields, data, doc_id, count - 1, data[start : fields.position])
         versions = Versions(first, others)
     except UsageError as error:
         # The error's own text may quote the document.
         raise MalformedRecord(type(error).__name__) from None
     if fields.position != len(data):
         raise MalformedRecord("bytes behind the end")
-    if [one.rev for one in versions] != [one.rev for one in (first, *others)]:
+    if versions.revs != (first.rev, *(one.rev for one in others)):
         raise MalformedRecord("revisions are not written as they should be")
     return versions
 
@@ -171,7 +176,7 @@ def _attachments(fields: Fields, count: int) -> Mapping[str, Pointer]:
     attachments: dict[str, Pointer] = {}
     last = b""
     for _ in range(count):
-        name = fields.take(fields.number(2))
+        name = fields.sized(2)
         if name <= last:
             raise MalformedRecord("attachments are not in order")
         last = name
@@ -191,7 +196,7 @@ def _pointer(fields: Fields) -> Pointer:
 
 def _text(fields: Fields, size: int) -> str:
     """Read a text that stands behind its length, which has ``size`` bytes."""
-    return _decoded(fields.take(fields.number(size)))
+    return _decoded(fields.sized(size))
 
 
 def _decoded(data: bytes) -> str:

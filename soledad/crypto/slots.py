@@ -72,6 +72,16 @@ class Fields:
             raise self.error("short")
         return int.from_bytes(self._data[start : self.position], "big")
 
+    def sized(self, size: int) -> bytes:
+        """Return the bytes that stand behind their length, which has ``size`` bytes."""
+        # At once, as there are many, too.
+        start = self.position + size
+        stop = start + int.from_bytes(self._data[self.position : start], "big")
+        if stop > len(self._data):
+            raise self.error("short")
+        self.position = stop
+        return self._data[start:stop]
+
     def rest(self) -> bytes:
         """Return all that is left."""
         return self.take(len(self._data) - self.position)

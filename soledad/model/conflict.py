@@ -42,8 +42,9 @@ def _checked(version: Stored) -> Stored:
     return evolve(version, rev=rev, has_conflicts=False)
 
 
-def _ordered(versions: Iterable[Stored]) -> tuple[Stored, ...]:
-    return tuple(sorted(map(_checked, versions), key=lambda version: version.rev))
+def _ordered(versions: Collection[Stored]) -> tuple[Stored, ...]:
+    # Most documents have none.
+    return tuple(sorted(map(_checked, versions), key=lambda version: version.rev)) if versions else ()
 
 
 @frozen
@@ -57,6 +58,12 @@ class Versions:
         """Give them all, the current one first."""
         yield self.current
         yield from self.alternatives
+
+    @property
+    def revs(self) -> tuple[str, ...]:
+        """Their revisions, that of the current one first."""
+        # Most documents have one version.
+        return (self.current.rev, *(one.rev for one in self.alternatives)) if self.alternatives else (self.current.rev,)
 
     @property
     def doc_id(self) -> DocId:

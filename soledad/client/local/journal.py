@@ -157,7 +157,7 @@ def take(cursor: Cursor, replica: str, arrivals: Sequence[Pulled], now: Standing
 
 def _note_good(cursor: Cursor, arrivals: Iterable[Pulled]) -> None:
     rows = [
-        (bytes.fromhex(one.name), one.hash, one.versions.doc_id, _revs(one.versions), one.own)
+        (bytes.fromhex(one.name), one.hash, one.versions.doc_id, " ".join(one.versions.revs), one.own)
         for one in arrivals
         if one.versions is not None
     ]
@@ -456,10 +456,6 @@ def _number(cursor: Cursor, key: str) -> int:
 
 def _set(cursor: Cursor, key: str, value: object) -> None:
     cursor.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
-
-def _revs(versions: Versions) -> str:
-    return " ".join(version.rev for version in versions)
 
 
 @implementer(IJournal)

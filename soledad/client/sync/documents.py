@@ -27,7 +27,7 @@ from soledad.client.sync.watch import Verdict, as_error, found_in, judge
 from soledad.crypto import checkpoint as checkpoints
 from soledad.crypto.checkpoint import Checkpoint, Commit, KeyringMark, open_checkpoint, seal_checkpoint
 from soledad.crypto.keyring import Keyring, OpenKeyring
-from soledad.crypto.record import open_record, record_name, seal_record
+from soledad.crypto.record import open_record, record_name, seal_named
 from soledad.deferreds import Worker
 from soledad.errors import (
     CryptoError,
@@ -562,11 +562,15 @@ class Exchange:
         plan: PushPlan | None = None
         while True:
             if self._pending is None:
-                self._pending = await self._prepare(plan)
-            if self._pending is None:
-                return
-            pending = self._pending
-            push = decode_push(pending.push)
+                prepared = await self._prepare(plan)
+                if prepared is None:
+                    return
+                pending, push = prepared
+                self._pending = pending
+            else:
+                # It was kept by the sync before this.
+                pending = self._pending
+                push = decode_push(pending.push)
             sending = self._parts.remote.push(push, pending.follows)
             try:
                 # While one push is on its way, the next one is sealed.
@@ -597,7 +601,7 @@ class Exchange:
             self._progress.add(sum(len(record.data) for record in push.records))
             self._go_on()
 
-    async def _prepare(self, plan: PushPlan | None) -> Pending | None:
+    async def _prepare(self, plan: PushPlan | None) -> tuple[Pending, Push] | None:
         """
         Make the next push ready, and keep it; `None`: there is nothing to send.
 
@@ -622,7 +626,7 @@ class Exchange:
 
     async def _plan_push(self, outgoing: Sequence[Outgoing], digest: int) -> PushPlan:
         keyring = self._keyring
-        named = [(record_name(keyring.names_key, one.versions.doc_id), one) for one in outgoing]
+        named = await self._parts.worker.run(_named, keyring, outgoing)
         known = await self._parts.journal.known([name for name, _ in named])
         return await self._parts.worker.run(
             plan_push,
@@ -636,7 +640,7 @@ class Exchange:
             [one for one in self._problems.values() if one.reason is not Reason.TOO_BIG],
         )
 
-    async def _seal(self, plan: PushPlan) -> Pending:
+    async def _seal(self, plan: PushPlan) -> tuple[Pending, Push]:
         if self._account != self._standing.account:
             # The keyring was joined with another one meanwhile: begin anew.
             raise PreconditionFailed()
@@ -664,7 +668,7 @@ class Exchange:
         await self._parts.journal.keep(pending, plan.sent)
         self._untold = False
         self._go_on()
-        return pending
+        return pending, push
 
     # --- what came of it ------------------------------------------------------------------------------
 
@@ -714,8 +718,12 @@ def _restarted(known: Checkpoint | None, head: Checkpoint | None) -> Checkpoint 
     return None if one is None or other is None else checkpoints.restarted(one, other)
 
 
-def _sealed(keyring: Keyring, versions: Versions) -> SealedRecord:
-    return seal_record(keyring.current, keyring.names_key, urandom(SALT_SIZE), versions)
+def _named(keyring: Keyring, outgoing: Iterable[Outgoing]) -> list[tuple[RecordName, Outgoing]]:
+    return [(record_name(keyring.names_key, one.versions.doc_id), one) for one in outgoing]
+
+
+def _sealed(keyring: Keyring, name: RecordName, versions: Versions) -> SealedRecord:
+    return seal_named(keyring.current, name, urandom(SALT_SIZE), versions)
 
 
 async def _abandoned(work: Deferred[Any]) -> None:

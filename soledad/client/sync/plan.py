@@ -20,9 +20,9 @@ from soledad.model.syncing import Known, KnownRecord, Outgoing, Pulled, Sent
 from soledad.model.tampering import Problem, Reason
 from soledad.wire.changes import SealedRecord
 
-#: Opens a record, or raises a `CryptoError`; seals the versions of a document.
+#: Opens a record, or raises a `CryptoError`; seals the versions of a document under a name.
 Opener = Callable[[SealedRecord], Versions]
-Sealer = Callable[[Versions], SealedRecord]
+Sealer = Callable[[RecordName, Versions], SealedRecord]
 
 _NOTHING = KnownRecord(None)
 
@@ -56,19 +56,19 @@ def plan_page(
     :param aside: records that are set aside: they are looked at even if they are the same.
     :param lenient: whether the server may have what is older: somebody said that it was restored.
     """
-    seen = dict(known.records)
     arrivals: list[Pulled] = []
+    taken: dict[RecordName, tuple[KnownRecord, Pulled]] = {}
     is_copy = False
     for record in records:
         name, hashed = record.name, record.hash
-        before = seen.get(name, _NOTHING)
+        before = _known_after(*taken[name]) if name in taken else known.records.get(name, _NOTHING)
         if before.hash == hashed and name not in aside:
             continue
         digest = replaced(digest, digest_key, name, before.hash, hashed)
         arrival = _judge(record, hashed, before, replica, opener, lenient)
         arrivals.append(arrival)
         is_copy = is_copy or arrival.own > max(before.own, known.sent.get(name, 0))
-        seen[name] = _known_after(before, arrival)
+        taken[name] = before, arrival
     return PagePlan(tuple(arrivals), digest, is_copy)
 
 
@@ -81,7 +81,7 @@ def _judge(
         return _aside(record, hashed, Reason.UNKNOWN_KEY)
     except CryptoError:
         return _aside(record, hashed, Reason.FORGED)
-    own = max(revision.counted(version.rev, replica) for version in versions)
+    own = _own(versions, replica)
     if not lenient and before.hash is not None and not _goes_on(before.revs, versions):
         return evolve(_aside(record, hashed, Reason.OLDER), own=own)
     return Pulled(record.name, hashed, versions, own=own)
@@ -92,19 +92,19 @@ def _aside(record: SealedRecord, hashed: bytes, reason: Reason) -> Pulled:
 
 
 def _known_after(before: KnownRecord, arrival: Pulled) -> KnownRecord:
-    revs = before.revs if arrival.versions is None else revs_of(arrival.versions)
+    revs = before.revs if arrival.versions is None else " ".join(arrival.versions.revs)
     return KnownRecord(arrival.hash, revs, max(before.own, arrival.own))
 
 
 def _goes_on(before: str, versions: Versions) -> bool:
     """Tell whether each revision that a record had is in the next one, or a newer one."""
-    revs = [version.rev for version in versions]
+    revs = versions.revs
     return all(rev in revs or any(revision.is_newer(one, rev) for one in revs) for rev in before.split())
 
 
-def revs_of(versions: Versions) -> str:
-    """Return the revisions of a record, as the journal keeps them."""
-    return " ".join(version.rev for version in versions)
+def _own(versions: Versions, replica: str) -> int:
+    """Return the greatest count of a replica in a record."""
+    return max([revision.counted(rev, replica) for rev in versions.revs])
 
 
 @frozen
@@ -182,7 +182,7 @@ def plan_push(
             same.append((doc_id, one.generation))
         else:
             try:
-                record = sealer(one.versions)
+                record = sealer(name, one.versions)
             except DocumentTooBig:
                 held_back.append((Problem(Reason.TOO_BIG, name), doc_id))
                 continue
@@ -202,11 +202,11 @@ _FRAME = 36
 
 def _has(before: KnownRecord, versions: Versions) -> bool:
     """Tell whether the server has just these; one revision with two contents tells too little to say so."""
-    revs = [version.rev for version in versions]
-    return before.hash is not None and before.revs.split() == revs and len(set(revs)) == len(revs)
+    revs = versions.revs
+    return before.hash is not None and tuple(before.revs.split()) == revs and len(set(revs)) == len(revs)
 
 
 def _sent(record: SealedRecord, one: Outgoing, replica: str) -> Sent:
-    own = max(revision.counted(version.rev, replica) for version in one.versions)
-    revs = revs_of(one.versions)
+    own = _own(one.versions, replica)
+    revs = " ".join(one.versions.revs)
     return Sent(record.name, record.hash, one.versions.doc_id, revs, one.generation, own)

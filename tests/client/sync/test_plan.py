@@ -152,7 +152,7 @@ class PushTests(SynchronousTestCase):
         digest = digest_of(KEY, {name("1"): b"h" * 32} if known else {})
         return plan_push(pairs, Known(before, {}), ME, digest, KEY, self.seal, room, problems)
 
-    def seal(self, one: Versions) -> SealedRecord:
+    def seal(self, name: RecordName, one: Versions) -> SealedRecord:
         """Seal versions."""
         if one.current.rev.startswith("big"):
             raise DocumentTooBig(2, 1)
