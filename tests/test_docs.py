@@ -45,11 +45,9 @@ URL = "http://127.0.0.1:8180"
 
 #: Public names of the classes that applications are not told of: the store's own parts use them.
 INTERNAL = {
-    "has_work",
-    "listen",
     *("operations", "home", "saving", "attaching", "snapshot", "settle", "attach", "load"),
-    # The store tells its blobs when to begin, when to end, and that documents were synchronised.
-    *("follow_documents", "go_on", "stop", "sync_blobs"),
+    # The store tells its blobs when to begin, when to end, what to tell, and that documents were synchronised.
+    *("follow_documents", "go_on", "has_work", "listen", "stop", "sync_blobs"),
 }
 
 
