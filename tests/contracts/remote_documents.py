@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from zope.interface.verify import verifyObject
 
 from soledad.client.interfaces import IRemoteDocuments
-from soledad.client.remote.connect import Server
 from soledad.deferreds import gather
 from soledad.errors import (
     PreconditionFailed,
@@ -22,27 +20,15 @@ from soledad.streams import BytesProducer
 from soledad.wire.changes import RECORD_LIMIT, Idle, Push, SealedRecord, SyncHead
 from soledad.wire.routes import ListRoute
 from tests.contracts.records_backend import names, record
-
-if TYPE_CHECKING:
-    from twisted.trial.unittest import TestCase as _Case
-else:
-    # A mixin: alone it is not to be run.
-    _Case = object
+from tests.contracts.remote_blobs import RemoteCase
 
 
-class RemoteDocumentsContract(_Case):
+class RemoteDocumentsContract(RemoteCase):
     """Make a server in `make_server`; every test begins with an empty one."""
-
-    timeout = 60
-    server: Server
-
-    async def make_server(self) -> Server:
-        """Return a client of an empty server, as the user alice; the test cleans up behind it."""
-        raise NotImplementedError
 
     async def setUp(self) -> None:  # type: ignore[override]
         """Make the server."""
-        self.server = await self.make_server()
+        await super().setUp()
         self.documents: Any = self.server.documents
 
     async def push(self, *records: SealedRecord, checkpoint: bytes = b"checkpoint") -> SyncHead:
@@ -50,15 +36,6 @@ class RemoteDocumentsContract(_Case):
         head = await self.documents.head()
         pushed: SyncHead = await self.documents.push(Push(records, checkpoint), head.tag)
         return pushed
-
-    async def fails(self, work: Awaitable[Any], kind: type[BaseException]) -> Any:
-        """Return the error with which ``work`` fails."""
-        try:
-            result = await work
-        except BaseException as error:
-            self.assertIsInstance(error, kind)
-            return error
-        raise self.failureException(f"succeeded: {result!r}")
 
     def test_provides(self) -> None:
         """It is what it says it is."""

@@ -4,43 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from zope.interface.verify import verifyObject
 
 from soledad.client.interfaces import IRemoteEvents
-from soledad.client.remote.connect import Server
 from soledad.deferreds import unawaited
 from soledad.errors import Unauthorized
-from soledad.model.ids import BlobId
-from soledad.streams import BytesProducer
 from soledad.wire.events import Heads
 from soledad.wire.routes import ListRoute
-
-if TYPE_CHECKING:
-    from twisted.trial.unittest import TestCase as _Case
-else:
-    # A mixin: alone it is not to be run.
-    _Case = object
+from tests.contracts.remote_blobs import RemoteCase
 
 
-class RemoteEventsContract(_Case):
+class RemoteEventsContract(RemoteCase):
     """Make a server in `make_server`; every test begins with an empty one."""
-
-    timeout = 60
-    server: Server
-
-    async def make_server(self) -> Server:
-        """Return a new, empty server, as the user alice has it."""
-        raise NotImplementedError
-
-    def settle(self) -> None:
-        """Let everything arrive; over sockets it does so by itself."""
 
     async def setUp(self) -> None:  # type: ignore[override]
         """Make the server."""
-        self.server = await self.make_server()
+        await super().setUp()
         self.events: Any = self.server.events
         self.heard: list[Heads] = []
         self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
@@ -74,11 +56,6 @@ class RemoteEventsContract(_Case):
         self.settle()
         await listening
 
-    async def put(self, name: str) -> None:
-        """Change something."""
-        blobs: Any = self.server.blobs
-        await blobs.write_blob(BlobId(name), BytesProducer(b"data"))
-
     def test_provides(self) -> None:
         """It is what it says it is."""
         verifyObject(IRemoteEvents, self.events)
@@ -88,7 +65,7 @@ class RemoteEventsContract(_Case):
         unawaited(self.begin())
         await self.until(lambda: len(self.heard) == 1)
         self.assertEqual((self.heard[0].documents, self.heard[0].keyring), (None, None))
-        await self.put("x")
+        await self.put(b"data")
         await self.until(lambda: len(self.heard) == 2)
         blobs: Any = self.server.blobs
         page = await blobs.list_blobs(ListRoute(blobs._server.user))
@@ -103,7 +80,7 @@ class RemoteEventsContract(_Case):
         listening = self.begin()
         await self.until(lambda: len(self.heard) == 1)
         await self.end(listening)
-        await self.put("x")
+        await self.put(b"data")
         self.assertEqual(len(self.heard), 1)
 
     async def test_cancel_at_once(self) -> None:

@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zope.interface.verify import verifyObject
 
 from soledad.client.interfaces import IRemoteKeys
-from soledad.client.remote.connect import Server
 from soledad.errors import KeyringNotFound, PreconditionFailed, TooLarge, Unauthorized
 from soledad.wire.routes import KEYRING_LIMIT
-
-if TYPE_CHECKING:
-    from twisted.trial.unittest import TestCase as _Case
-else:
-    # A mixin: alone it is not to be run.
-    _Case = object
+from tests.contracts.remote_blobs import RemoteCase
 
 
-class RemoteKeysContract(_Case):
+class RemoteKeysContract(RemoteCase):
     """Make a server in `make_server`; every test begins with an empty one."""
-
-    timeout = 60
-    server: Server
-
-    async def make_server(self) -> Server:
-        """Return a new, empty server, as the user alice has it."""
-        raise NotImplementedError
 
     async def setUp(self) -> None:  # type: ignore[override]
         """Make the server."""
-        self.server = await self.make_server()
+        await super().setUp()
         self.keys: Any = self.server.keys
-
-    async def fails(self, work: Awaitable[Any], kind: type[BaseException]) -> None:
-        """See that ``work`` fails with one kind of error."""
-        try:
-            await work
-        except kind:
-            return
-        raise self.failureException("it succeeded")
 
     def test_provides(self) -> None:
         """It is what it says it is."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zope.interface.verify import verifyObject
 
 from soledad.client.interfaces import IRemoteStream
-from soledad.client.remote.connect import Server
 from soledad.errors import (
     BadRequest,
     BlobBusy,
@@ -22,42 +20,20 @@ from soledad.errors import (
 from soledad.model.blob import Flag
 from soledad.model.ids import BlobId, Namespace
 from soledad.wire.framing import LIMITS, MAX_BLOBS, MAX_BYTES, Kind
-
-if TYPE_CHECKING:
-    from twisted.trial.unittest import TestCase as _Case
-else:
-    # A mixin: alone it is not to be run.
-    _Case = object
+from tests.contracts.remote_blobs import RemoteCase
 
 QUOTA = 40_000_000
 LARGEST = LIMITS[Kind.BLOB]
 ID, OTHER = BlobId("a-Blob_1"), BlobId("another")
 
 
-class RemoteStreamContract(_Case):
+class RemoteStreamContract(RemoteCase):
     """Make a server in `make_server`; every test begins with an empty one, and a quota of `QUOTA` bytes."""
-
-    timeout = 60
-    server: Server
-
-    async def make_server(self) -> Server:
-        """Return a client of an empty server, as the user alice; the test cleans up behind it."""
-        raise NotImplementedError
 
     async def setUp(self) -> None:  # type: ignore[override]
         """Make the server."""
-        self.server = await self.make_server()
+        await super().setUp()
         self.stream: Any = self.server.stream
-        self.blobs: Any = self.server.blobs
-
-    async def fails(self, work: Awaitable[Any], *kinds: type[BaseException]) -> Any:
-        """Return the error with which ``work`` fails; it must be of one of ``kinds``."""
-        try:
-            result = await work
-        except BaseException as error:
-            self.assertIsInstance(error, kinds)
-            return error
-        raise self.failureException(f"succeeded: {result!r}")
 
     async def test_provides(self) -> None:
         """It is what it says it is."""
