@@ -342,6 +342,17 @@ class DeletionTests(TwoDevices):
         self.sync(self.there)
         self.assertEqual([self.read(blob_id) for blob_id in "abc"], [b"second"] * 3)
 
+    def test_put_again_before_the_list_is_read(self) -> None:
+        """That the server lists the old one, under a tag that is known here, does not mean that it has the new one."""
+        for blob_id in "ab":
+            # Together, so that their tags are known.
+            self.put(b"first", blob_id)
+        self.sync(self.here)
+        self.now(self.here.blobs.delete("a"))
+        self.put(b"second", "a")
+        self.sync(self.here)
+        self.assertEqual(self.read("a"), b"second")
+
     def test_something_else(self) -> None:
         """A deletion deletes what was meant: what another device put there since stays, and is known here."""
         self.put(b"first")

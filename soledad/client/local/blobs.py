@@ -115,7 +115,8 @@ def _put_again(
     cursor.execute(
         f"""
         UPDATE blob SET status = ?, priority = ?, length = ?, size = ?, header = ?,
-            replaces = coalesce(replaces, commitment), commitment = ?, condemned = NULL, {IDLE} WHERE id = ?
+            replaces = coalesce(replaces, commitment), commitment = ?, etag = NULL, condemned = NULL, {IDLE}
+        WHERE id = ?
         """,
         (then.value, priority.value, sealed.length, sealed.size, sealed.header, sealed.commitment, row.id),
     )
