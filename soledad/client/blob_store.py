@@ -205,12 +205,15 @@ class BlobStore:
     @local_operation
     async def pin(self, blob_id: str, namespace: str = DEFAULT) -> SyncStatus:
         """
-        Keep the bytes of a blob on this device; if they are not here, they are wanted.  Attachments' too.
+        Keep the bytes of a blob on this device; if they are not here, they come by themselves.  Attachments' too.
 
         :return: fires with the status after it.
         :raise BlobNotFound: this device knows no such blob.
         """
-        return await self._keeping.pin(_key(blob_id, namespace))
+        status = await self._keeping.pin(_key(blob_id, namespace))
+        if status is SyncStatus.PENDING_DOWNLOAD:
+            self.go_on()
+        return status
 
     @local_operation
     async def unpin(self, blob_id: str, namespace: str = DEFAULT) -> SyncStatus:

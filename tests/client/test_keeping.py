@@ -382,6 +382,17 @@ class BudgetTests(KeepingTestCase):
 class BlobStoreTests(KeepingTestCase):
     """Blobs without a document."""
 
+    def test_pinned_comes(self) -> None:
+        """What is pinned and not here comes by itself, though it was evicted."""
+        store = self.store.blobs
+        self.now(store.put("id", DATA))
+        self.now(store.send_missing())
+        self.now(store.evict("id"))
+        self.assertEqual(self.now(store.pin("id")), S.PENDING_DOWNLOAD)
+        self.store._reactor.advance(2)
+        self.server.flush()
+        self.assertEqual(self.now(store.list(status=S.SYNCED))[0].blob_id, "id")
+
     def test_any_namespace(self) -> None:
         """They are pinned, unpinned and evicted by id and namespace, and come back when they are asked for."""
         store = self.store.blobs

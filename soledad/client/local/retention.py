@@ -137,7 +137,10 @@ def pin(cursor: Cursor, key: BlobKey, pinned: bool) -> SyncStatus:
     row = blobs.must_get(cursor, key)
     cursor.execute("UPDATE blob SET pinned = ? WHERE id = ?", (pinned, row.id))
     if pinned and (row.status, SyncEvent.WANTED) in TRANSITIONS:
-        return blobs.change(cursor, key, SyncEvent.WANTED)
+        status = blobs.change(cursor, key, SyncEvent.WANTED)
+        if status is SyncStatus.PENDING_DOWNLOAD:
+            cursor.execute("UPDATE blob SET retry_at = coalesce(retry_at, 0) WHERE id = ?", (row.id,))
+        return status
     return row.status
 
 
