@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from shutil import copytree
+from shutil import copytree, rmtree
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -352,6 +352,20 @@ class DeletionTests(TwoDevices):
         self.put(b"second", "a")
         self.sync(self.here)
         self.assertEqual(self.read("a"), b"second")
+
+    def test_files_lost(self) -> None:
+        """What lost its file here comes with the next sync of the store, though nothing changed on the server."""
+        doc = self.now(self.here.create_doc({}))
+        self.now(doc.put_attachment(noise(INLINE)))
+        self.now(self.here.put_doc(doc))
+        for _ in range(2):
+            self.now(self.here.sync())
+        self.now(self.here.close())
+        rmtree(self.folders[0] / f"{ALICE}_blobs")
+        self.here = self.open(self.folders[0])
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.REMOTE: 1})
+        self.now(self.here.sync())
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 1})
 
     def test_something_else(self) -> None:
         """A deletion deletes what was meant: what another device put there since stays, and is known here."""

@@ -80,9 +80,13 @@ def next_time(cursor: Cursor) -> float | None:
 
 
 def is_waiting(cursor: Cursor) -> bool:
-    """Tell whether any blob waits to go or to come, asked for or not."""
+    """Tell whether any blob waits to go or to come, asked for or not: what a sync makes wanted, too."""
     where, values = _worthwhile(None)
-    return bool(cursor.execute(f"SELECT EXISTS (SELECT 1 FROM blob WHERE {where})", values).fetchone()[0])
+    query = f"""
+        SELECT EXISTS (SELECT 1 FROM blob WHERE status = 'REMOTE' AND evicted = 0)
+            OR EXISTS (SELECT 1 FROM blob WHERE {where})
+    """
+    return bool(cursor.execute(query, values).fetchone()[0])
 
 
 def contents(cursor: Cursor, keys: Sequence[BlobKey]) -> list[bytes | None]:

@@ -191,4 +191,8 @@ BLOBS = (
         UPDATE blob SET ours = 1 WHERE id = NEW.id;
     END;
     """,
+    """
+    -- What a sync makes wanted: whether there is any is asked at each.
+    CREATE INDEX blob_absent ON blob (namespace) WHERE status = 'REMOTE' AND evicted = 0;
+    """,
 )
