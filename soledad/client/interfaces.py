@@ -453,8 +453,8 @@ class IBlobQueue(Interface):
     def due(scope: Scope | None, now: float, limit: int) -> Deferred[list[Queued]]:
         """Return transfers that were asked for and whose time has come, the most urgent, then the oldest, first."""
 
-    def next_time() -> Deferred[float | None]:
-        """Return when the next transfer is to be tried."""
+    def next_time(now: float) -> Deferred[float | None]:
+        """Return when the next transfer is to be tried; ``now``, where `due` takes a time for the present."""
 
     def look_up(key: BlobKey) -> Deferred[Queued | None]:
         """Return what is known of a blob."""

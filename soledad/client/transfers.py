@@ -73,6 +73,9 @@ class Transfer:
     _work: Deferred[Any] | None = field(default=None, init=False, repr=False)
     #: What the application wanted when it stopped the work.
     stopped: TransferState | None = field(default=None, init=False, repr=False)
+    #: How often it was resumed: what ends late is not told of the turn after it.
+    turn: int = field(default=0, init=False, repr=False)
+    _resumes: bool = field(default=False, init=False, repr=False)
     _outcome: Any = field(default=None, init=False, repr=False)
     _waiting: list[Deferred[Any]] = field(factory=list, init=False, repr=False)
     _watching: list[Deferred[None]] = field(factory=list, init=False, repr=False)
@@ -104,6 +107,7 @@ class Transfer:
 
     def pause(self) -> None:
         """Hold it: its connection is given up, what has gone or come is kept, until `resume`, or the store closes."""
+        self._resumes = False
         if self.state is TransferState.RUNNING:
             self.state = self.stopped = TransferState.PAUSED
             self._holder.paused(self)
@@ -111,10 +115,11 @@ class Transfer:
             self._tell_still()
 
     def resume(self) -> None:
-        """Go on."""
+        """Go on; if what was stopped has not ended yet, as soon as it has."""
         if self.state is TransferState.PAUSED:
-            self.state, self.stopped = TransferState.RUNNING, None
-            self._holder.resumed(self)
+            self._resumes = True
+            if self._work is None:
+                self.rest()
 
     def cancel(self) -> None:
         """
@@ -123,6 +128,7 @@ class Transfer:
         What came of a download is dropped, and it is not wanted any more; a blob that is here stays here, and goes
         to the server when that is asked for again.
         """
+        self._resumes = False
         if self.state is TransferState.PAUSED:
             self.stopped = TransferState.ENDED
             self._holder.cancelled(self)
@@ -135,6 +141,14 @@ class Transfer:
     def runs_as(self, work: Deferred[Any] | None) -> None:
         """Note what to cancel."""
         self._work = work
+
+    def rest(self) -> None:
+        """Wait to be resumed, now that what was stopped has ended; perhaps it was already."""
+        if self._resumes:
+            self._resumes = False
+            self.turn += 1
+            self.state, self.stopped = TransferState.RUNNING, None
+            self._holder.resumed(self)
 
     def end(self, outcome: SyncStatus | BaseException | None) -> None:
         """Tell everybody how it ended."""

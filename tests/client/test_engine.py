@@ -7,15 +7,21 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 
 from soledad import Soledad
-from soledad.client.interfaces import IBlobQueue
-from soledad.client.transfers import TransferState
+from soledad.client.interfaces import IBlobQueue, Scope
+from soledad.client.local import queue
+from soledad.client.remote.blobs import RemoteBlobs
+from soledad.client.sync.blobs import FETCHING
+from soledad.client.sync.carrying import Carrying
+from soledad.client.transfers import Transfer, TransferState
 from soledad.crypto.container import Context, KeyMaterial, seal
+from soledad.deferreds import outlasting
 from soledad.errors import (
     AuthenticationFailed,
     BlobExists,
     ConnectionFailed,
     RetriableTransferError,
     ServerFailed,
+    StorageFailed,
     StoreClosed,
     TransferError,
     Unauthorized,
@@ -23,7 +29,7 @@ from soledad.errors import (
 from soledad.model.attachment import Pointer
 from soledad.model.blob import BlobKey, Priority, SyncStatus
 from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId
-from soledad.model.transfer import Queued
+from soledad.model.transfer import Direction, Queued
 from soledad.streams import BytesProducer
 from soledad.wire.container import Purpose
 from tests.client.test_blob_store import INLINE, TwoDevices, noise
@@ -128,6 +134,18 @@ class RetryTests(EngineCase):
         self.reopen_here()
         self.server.heal()
         self.advance(10)
+        self.assertIs(self.status(), S.SYNCED)
+
+    def test_wrong_clock(self) -> None:
+        """After a clock went back by years, what was asked for goes by itself when the store is opened again."""
+        self.advance(30 * 365 * 24 * 3600.0)
+        self.put(noise(1000))
+        self.server.disconnect()
+        self.fails(self.here.blobs.send_missing(), ConnectionFailed)
+        self.server.heal()
+        # Its clock begins at 0.
+        self.reopen_here()
+        self.advance(60)
         self.assertIs(self.status(), S.SYNCED)
 
     def test_not_asked_for(self) -> None:
@@ -251,6 +269,44 @@ class _Late:
         """Let all end that are under way still."""
         while self._waiting:
             self._waiting.pop(0).callback(None)
+
+
+class FullDiskTests(EngineCase):
+    """No room on this device, not even to note that there is none."""
+
+    def write(self, work: Any, *args: Any) -> None:
+        """Write into the other device's database."""
+        self.now(self.there._local.blobs.database.write(work, *args))
+
+    def test_not_all_the_time(self) -> None:
+        """What cannot be kept is fetched once a run, and seldom; when there is room, all comes by itself."""
+        for number in range(4):
+            self.put(noise(1000, number), str(number))
+        self.now(self.here.blobs.sync())
+        self.now(Deferred.fromCoroutine(self.there.blobs._server().changes.refresh(None)))
+        self.write(queue.ask, Scope(FETCHING), 0.0)
+        self.there._local.blobs.database._writer.execute("PRAGMA query_only = 1")
+        begun: list[int] = []
+        carry_together = Carrying.carry_together
+
+        async def counted(carrying: Carrying, rows: Any, direction: Direction) -> Any:
+            begun.append(len(rows))
+            if len(begun) > 50:
+                # Else a loop without end would be one here, too.
+                raise Unauthorized()
+            return await carry_together(carrying, rows, direction)
+
+        self.patch(Carrying, "carry_together", counted)
+        self.there.blobs.go_on()
+        for _ in range(120):
+            self.advance(1, self.there)
+        self.assertIn(sum(begun), range(4, 20))
+        # The collector, which counts how long it waits.
+        self.flushLoggedErrors(StorageFailed)
+        self.fails(self.there.blobs.set_priority("0", Priority.HIGH), StorageFailed)
+        self.there._local.blobs.database._writer.execute("PRAGMA query_only = 0")
+        self.advance(2 * 3600, self.there)
+        self.assertEqual(self.now(self.there.blobs.sync_progress()), {S.SYNCED: 4})
 
 
 class QuotaTests(EngineCase):
@@ -494,6 +550,44 @@ class HandleTests(EngineCase):
         self.now(sending)
         transfer.resume()
         self.assertIs(self.now(transfer.done), S.SYNCED)
+
+    def test_resumed_at_once(self) -> None:
+        """What is resumed before its work has ended goes on when it has; who sends everything is not disturbed."""
+        for number, begin in enumerate((self.by_handle, self.with_all)):
+            self.put(noise(MEDIUM), str(number))
+            stuck = self.hold_next_upload()
+            transfer, done = begin(str(number))
+            for call in (transfer.pause, transfer.resume, transfer.pause, transfer.resume):
+                call()
+            stuck.errback(CancelledError())
+            self.assertIs(self.now(transfer.done), S.SYNCED)
+            self.now(done)
+            self.assertEqual(self.here.blobs.transfers(), [])
+
+    def by_handle(self, blob_id: str) -> tuple[Transfer, Deferred[Any]]:
+        """Begin one transfer; return it, and what ends with it."""
+        transfer = self.here.blobs.send(blob_id)
+        self.server.flush()
+        return transfer, transfer.done
+
+    def with_all(self, blob_id: str) -> tuple[Transfer, Deferred[Any]]:
+        """Begin to send everything; return the one transfer, and what ends with everything."""
+        sending = self.here.blobs.send_missing()
+        self.server.flush()
+        (transfer,) = self.here.blobs.transfers()
+        return transfer, sending
+
+    def hold_next_upload(self) -> Deferred[None]:
+        """Let the next upload end only with what this returns, even if it is cancelled."""
+        stuck: Deferred[None] = Deferred()
+        write_blob, begun = RemoteBlobs.write_blob, []
+
+        def held(blobs: RemoteBlobs, *args: Any, **options: Any) -> Deferred[None]:
+            begun.append(args)
+            return outlasting(stuck, lambda: None) if len(begun) == 1 else write_blob(blobs, *args, **options)
+
+        self.patch(RemoteBlobs, "write_blob", held)
+        return stuck
 
     def test_paused_and_asked_for(self) -> None:
         """Whoever asks for the blob itself does not wait either, and ends what was held."""

@@ -71,11 +71,12 @@ def due(cursor: Cursor, scope: Scope | None, now: float, limit: int) -> list[Que
     return [queued(row) for row in cursor.execute(query, (now, now + LONGEST_WAIT, *values, limit))]
 
 
-def next_time(cursor: Cursor) -> float | None:
-    """Return when the next transfer is to be tried."""
+def next_time(cursor: Cursor, now: float) -> float | None:
+    """Return when the next transfer is to be tried: what `due` returns by now has a time that is not ahead."""
     where, values = _of_scope(_statuses(None), None)
-    query = f"SELECT min(retry_at) FROM blob WHERE retry_at IS NOT NULL AND {where}"
-    (time,) = cursor.execute(query, values).fetchone()
+    time = "CASE WHEN retry_at > ? THEN ? ELSE retry_at END"
+    query = f"SELECT min({time}) FROM blob WHERE retry_at IS NOT NULL AND {where}"
+    (time,) = cursor.execute(query, (now + LONGEST_WAIT, now, *values)).fetchone()
     return None if time is None else float(time)
 
 
@@ -201,7 +202,8 @@ def withdraw(cursor: Cursor, key: BlobKey, event: SyncEvent | None) -> list[str]
     row = look_up(cursor, key)
     if row is None:
         return []
-    status = row.status if event is None else after(row.status, event)
+    # It may have come, or was deleted, while it was held.
+    status = row.status if event is None else TRANSITIONS.get((row.status, event), row.status)
     cursor.execute(f"UPDATE blob SET status = ?, partial = NULL, {IDLE} {_WHERE_KEY}", (status.value, *_of(key)))
     return [] if row.partial is None else [row.partial]
 

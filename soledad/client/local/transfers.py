@@ -35,9 +35,9 @@ class BlobQueue:
         """See `IBlobQueue`."""
         return self._blobs.database.read(queue.due, scope, now, limit)
 
-    def next_time(self) -> Deferred[float | None]:
+    def next_time(self, now: float) -> Deferred[float | None]:
         """See `IBlobQueue`."""
-        return self._blobs.database.read(queue.next_time)
+        return self._blobs.database.read(queue.next_time, now)
 
     def look_up(self, key: BlobKey) -> Deferred[Queued | None]:
         """See `IBlobQueue`."""

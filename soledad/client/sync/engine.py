@@ -6,7 +6,7 @@ How one blob crosses the wire is elsewhere; here is who goes when, and what is t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -18,10 +18,10 @@ from soledad.client.interfaces import IBlobQueue, Scope
 from soledad.client.operations import Operations
 from soledad.client.sync.blobs import ALL, BATCH_LENGTH, Way, next_work, way_of
 from soledad.client.sync.carrying import Carrying
-from soledad.client.sync.retry import IN_A_ROW, SOON, Remedy, reason_of, remedy
+from soledad.client.sync.retry import IN_A_ROW, LATE, SOON, Remedy, reason_of, remedy
 from soledad.client.transfers import Hands, Holder, Transfer, TransferState, silently
 from soledad.deferreds import Serial, SerialByKey, Worker, completed, gather, unawaited
-from soledad.errors import RetriableTransferError, SoledadError, StoreClosed
+from soledad.errors import RetriableTransferError, SoledadError, StorageFailed, StorageFull, StoreClosed
 from soledad.model.blob import BlobKey, SyncEvent, SyncStatus
 from soledad.model.transfer import Direction, Queued
 from soledad.streams import Progress
@@ -48,6 +48,8 @@ class Run:
     _in_a_row: int = field(default=0, init=False)
     _good: int = field(default=0, init=False)
     _last: RetriableTransferError | None = field(default=None, init=False)
+    #: What there was no room for on this device: perhaps not even to note that it has to wait.
+    stuck: set[BlobKey] = field(factory=set, init=False)
 
     def went_well(self) -> None:
         """The server is there."""
@@ -59,8 +61,10 @@ class Run:
         """The last failure, if nothing at all went well."""
         return None if self._good else self._last
 
-    def failed(self, error: SoledadError, direction: Direction) -> None:
+    def failed(self, error: SoledadError, direction: Direction, keys: Iterable[BlobKey]) -> None:
         """Note a failure: some concern all transfers, and others do so when they come one after the other."""
+        if isinstance(error, StorageFull | StorageFailed):
+            self.stuck.update(keys)
         if isinstance(error, RetriableTransferError):
             self._in_a_row += 1
             self._last = error
@@ -89,6 +93,8 @@ class Engine(Holder):
     _stopped: bool = field(default=False, init=False)
     #: Runs, one after the other, that could not go on.
     _vain: int = field(default=0, init=False)
+    #: Runs, one after the other, in which this device had no room.
+    _stuck: int = field(default=0, init=False)
 
     # --- what is asked for ----------------------------------------------------------------------------
 
@@ -142,12 +148,14 @@ class Engine(Holder):
         if timer is not None:
             timer.cancel()
 
-    async def _schedule(self) -> None:
-        """See to it that the next transfer is tried when its time has come."""
-        time = await self._queue.next_time()
+    async def _schedule(self, least: float = _LEAST_PAUSE) -> None:
+        """See to it that the next transfer is tried when its time has come; what is due by now, after ``least``."""
+        now = self._clock.seconds()
+        time = await self._queue.next_time(now)
         self._cancel_timer()
         if time is not None and not self._stopped:
-            self._timer = self._clock.callLater(max(_LEAST_PAUSE, time - self._clock.seconds()), self._wake)
+            pause = max(_LEAST_PAUSE, time - now) if time > now else least
+            self._timer = self._clock.callLater(pause, self._wake)
 
     def _wake(self) -> None:
         self._timer = None
@@ -171,7 +179,8 @@ class Engine(Holder):
     async def _conclude(self, run: Run) -> None:
         if run.error is None:
             self._vain = 0
-            await self._schedule()
+            self._stuck = self._stuck + 1 if run.stuck else 0
+            await self._schedule(LATE.pause(self._stuck - 1, self._chance()) if run.stuck else _LEAST_PAUSE)
             if run.was_in_vain is not None:
                 raise run.was_in_vain
             return
@@ -197,7 +206,7 @@ class Engine(Holder):
         if run.over:
             return []
         # What ends while this reads, is in what is read as it was before.
-        before = frozenset(self._transfers)
+        before = run.stuck.union(self._transfers)
         rows, is_all = await self._due(run, TRANSFERS + len(before))
         if self.batch > 1 and any(way_of(row) is Way.TOGETHER for row in rows if row.key not in before):
             rows, is_all = await self._due(run, _LOOK_AT + len(before))
@@ -234,7 +243,7 @@ class Engine(Holder):
             run.went_well()
             self._finished(row.key, transfer, status)
         except SoledadError as error:
-            run.failed(error, transfer.direction)
+            run.failed(error, transfer.direction, [row.key])
             self._finished(row.key, transfer, error)
         except CancelledError:
             if transfer.stopped is None:
@@ -245,14 +254,14 @@ class Engine(Holder):
         try:
             results = await self.carrying.carry_together(rows, direction)
         except SoledadError as error:
-            run.failed(error, direction)
+            run.failed(error, direction, [row.key for row in rows])
             for row, transfer in work:
                 self._finished(row.key, transfer, error)
             return
         run.went_well()
         for (row, transfer), result in zip(work, results, strict=True):
             if isinstance(result, SoledadError):
-                run.failed(result, direction)
+                run.failed(result, direction, [row.key])
             else:
                 transfer.report.at(row.sealed.size)
             # Whatever the application wanted meanwhile: it was too late.
@@ -309,6 +318,7 @@ class Engine(Holder):
     def _finished(self, key: BlobKey, transfer: Transfer, outcome: SyncStatus | BaseException | None) -> None:
         """Let go of a transfer that has ended, unless it is only held."""
         if transfer.stopped is TransferState.PAUSED and transfer.state is TransferState.PAUSED:
+            transfer.rest()
             return
         if self._transfers.get(key) is transfer:
             del self._transfers[key]
@@ -336,8 +346,13 @@ class Engine(Holder):
                 await self._one(row, transfer)
 
         self._transfers.setdefault(transfer.key, transfer)
-        going = self._operations.start(go_on, finishes=False)
-        unawaited(going.addErrback(lambda failure: self._finished(transfer.key, transfer, failure.value)))
+        turn = transfer.turn
+
+        def failed(failure: Failure) -> None:
+            if transfer.turn == turn:
+                self._finished(transfer.key, transfer, failure.value)
+
+        unawaited(self._operations.start(go_on, finishes=False).addErrback(failed))
 
     def cancelled(self, transfer: Transfer) -> None:
         """See `Holder`."""

@@ -123,9 +123,23 @@ class AskingTests(QueueCase):
         queue.postpone(self.cursor, [key("a"), key("b")], 9.0, "why", failed=True, rejected=True)
         self.assertEqual((self.due(8.0), self.due(9.0)), ("", "a"))
         self.assertEqual((self.get("b").attempts, self.get("a").rejections), (1, 1))
-        self.assertEqual(queue.next_time(self.cursor), 9.0)
+        self.assertEqual(queue.next_time(self.cursor, 0.0), 9.0)
         queue.postpone_all(self.cursor, None, 20.0, "all")
-        self.assertEqual(queue.next_time(self.cursor), 20.0)
+        self.assertEqual(queue.next_time(self.cursor, 0.0), 20.0)
+
+    def test_withdrawn_late(self) -> None:
+        """A download that is cancelled while it is held, after its blob came or was deleted, only ends."""
+        for blob_id, status in (("a", S.SYNCED), ("b", S.PENDING_DELETE)):
+            self.add(blob_id, status)
+            self.assertEqual(queue.withdraw(self.cursor, key(blob_id), SyncEvent.UNWANTED), [])
+            self.assertIs(self.get(blob_id).status, status)
+
+    def test_next_time_of_a_wrong_clock(self) -> None:
+        """A time too far ahead is the present for who waits, as it is for who takes what is due."""
+        self.add("a")
+        queue.ask(self.cursor, ALL, 1e9)
+        self.assertEqual(queue.next_time(self.cursor, 5.0), 5.0)
+        self.assertEqual(self.due(5.0), "a")
 
     def test_plan(self) -> None:
         """The next transfers are found in order, without sorting, however many blobs there are."""
