@@ -63,7 +63,7 @@ class MemoryServerTests(SynchronousTestCase):
         self.successResultOf(third.close())
         self.server.heal()
         third = make_store(self, self.server, data_dir=folder)
-        self.assertEqual(third._local.keyring_state().account, first._local.keyring_state().account)
+        self.assertEqual(third._local.keyring.keyring.account, first._local.keyring.keyring.account)
         self.assertEqual(len(third._local.keyring.roots), 2)
 
     def test_users(self) -> None:

@@ -21,11 +21,12 @@ from sqlalchemy import Connection, Row, Select, delete, func, insert, select, tu
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from soledad.errors import NoSuchUser, PreconditionFailed, QuotaExceeded, StaleToken
+from soledad.errors import PreconditionFailed, QuotaExceeded, StaleToken
 from soledad.model.ids import RecordName, UserId
 from soledad.server.database import Database
 from soledad.server.index import TOMBSTONE_LIFETIME, blobs_head
 from soledad.server.interfaces import IRecordsBackend
+from soledad.server.rows import user_row
 from soledad.server.schema import records, reservations, sync_heads, sync_pushes, users
 from soledad.wire.changes import PAGE_SIZE, Idle, NamedHash, NamesPage, Push, SealedRecord, SyncHead, SyncPage
 
@@ -79,16 +80,6 @@ class Records:
 # --- heads and cursors ----------------------------------------------------------------------------------------------
 
 
-def _user(connection: Connection, user: UserId, writes: bool = False) -> Row[Any]:
-    """:raise NoSuchUser: there is none."""
-    statement = select(users).where(users.c.user_id == user)
-    # Where a transaction has not the whole database, writers wait here for each other.
-    row = connection.execute(statement.with_for_update() if writes else statement).one_or_none()
-    if row is None:
-        raise NoSuchUser(user)
-    return row
-
-
 def _head_row(connection: Connection, user: UserId) -> Row[Any] | None:
     return connection.execute(select(sync_heads).where(sync_heads.c.user_id == user)).one_or_none()
 
@@ -98,7 +89,7 @@ def _cursor(number: int, tag: str) -> str:
 
 
 def _head(connection: Connection, user: UserId) -> SyncHead:
-    return _as_head(_user(connection, user), _head_row(connection, user))
+    return _as_head(user_row(connection, user), _head_row(connection, user))
 
 
 def _as_head(user: Row[Any], head: Row[Any] | None) -> SyncHead:
@@ -126,7 +117,7 @@ def _position(connection: Connection, user: UserId, cursor: str) -> int:
 
 
 def _pull(connection: Connection, user: UserId, since: str, known: str | None, limit: int) -> SyncPage | Idle:
-    row, head = _user(connection, user), _head_row(connection, user)
+    row, head = user_row(connection, user), _head_row(connection, user)
     start = _position(connection, user, since) if since else 0
     if head is not None and head.etag == known:
         return Idle(blobs_head(row))
@@ -190,7 +181,7 @@ def _loaded(connection: Connection, statement: Select[Any]) -> tuple[SealedRecor
 def _push(
     connection: Connection, user: UserId, push: Push, follows: str | None, default: int | None, tag: str, date: int
 ) -> SyncHead:
-    row, head = _user(connection, user, writes=True), _head_row(connection, user)
+    row, head = user_row(connection, user, writes=True), _head_row(connection, user)
     if follows != (None if head is None else head.etag):
         raise PreconditionFailed()
     names = [bytes.fromhex(record.name) for record in push.records]

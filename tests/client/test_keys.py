@@ -399,7 +399,7 @@ class ApartTests(Case):
         second = self.open(folder)
         self.assertIsNone(second.keyring_problem)
         merged = held(second)
-        self.assertEqual(second._local.keyring_state().account, first._local.keyring_state().account)
+        self.assertEqual(second._local.keyring.keyring.account, first._local.keyring.keyring.account)
         self.assertEqual(merged.current, held(first).current)
         self.assertEqual(set(merged.roots), {*self.before.roots, *held(first).roots})
         self.assertEqual(merged.keyring.generation, 2)

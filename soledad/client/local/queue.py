@@ -41,11 +41,6 @@ def look_up(cursor: Cursor, key: BlobKey) -> Queued | None:
     return None if row is None else queued(row)
 
 
-def look_up_all(cursor: Cursor, keys: Iterable[BlobKey]) -> list[Queued | None]:
-    """Return what is known of blobs, in the order asked."""
-    return [look_up(cursor, key) for key in keys]
-
-
 # --- what is to be done -------------------------------------------------------------------------------
 
 

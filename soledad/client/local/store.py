@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from os import urandom
 from pathlib import Path
 
-from attrs import define, frozen
+from attrs import define
 
 from soledad.client.local import blobs, documents, indexes, references, retention
 from soledad.client.local.database import Database
@@ -57,17 +57,6 @@ class Workers:
         """End them all; nothing runs in them any more."""
         for worker in (self.files, self.streams, *self.documents, *self.blobs):
             worker.close()
-
-
-@frozen
-class KeyringState:
-    """A keyring, without its keys."""
-
-    generation: int
-    #: SHA-256 of the shared part.
-    digest: bytes
-    #: Another one: the account keys are others, and names and digests that were made with them have to be made anew.
-    account: bytes
 
 
 @define(eq=False)
@@ -159,11 +148,6 @@ class LocalStore:
         """Go on with another keyring; the file is durable when this returns."""
         save_keyring(self.folder, keyring, urandom)
         self.keyring = keyring
-
-    def keyring_state(self) -> KeyringState:
-        """Return what the sync has to know of the keyring, and may tell other devices."""
-        keyring = self.keyring.keyring
-        return KeyringState(keyring.generation, self.keyring.shared.digest, keyring.account)
 
     def abandon(self) -> None:
         """Give everything back at once, when opening ends after all."""

@@ -67,7 +67,7 @@ class KeyringTests(KeyringCase):
         self.server.heal()
         self.sync(self.one)
         self.sync(two, self.one, two)
-        self.assertEqual(two._local.keyring_state().account, self.one._local.keyring_state().account)
+        self.assertEqual(two._local.keyring.keyring.account, self.one._local.keyring.keyring.account)
         for store in (self.one, two):
             self.assertEqual([self.content(store, name) for name in ("a", "b")], [{"n": 1}, {"n": 2}])
             self.assertEqual(len(self.now(store.get_doc_conflicts("both"))), 2)
