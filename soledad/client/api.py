@@ -823,7 +823,8 @@ def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, se
     there = None if server is None else Remote.over(here, server)
     engine = None if there is None else there.engine
     blobs = Blobs(local.blobs, remote, local, workers.files, workers.streams, budget, engine)
-    keeping = Keeping(local.blobs, local.blobs, remote, workers.files, reactor, operations, local.budget)
+    go_on = (lambda: None) if engine is None else engine.go_on
+    keeping = Keeping(local.blobs, local.blobs, remote, workers.files, reactor, operations, go_on, local.budget)
     attachments = Attachments(operations, blobs, workers.files, local.documents, held, keeping, remote is not None)
     observers = Observers(workers.files.report)
     documents = Documents(local.documents, local.blobs, attachments, observers, held, applying)

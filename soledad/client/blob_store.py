@@ -210,10 +210,7 @@ class BlobStore:
         :return: fires with the status after it.
         :raise BlobNotFound: this device knows no such blob.
         """
-        status = await self._keeping.pin(_key(blob_id, namespace))
-        if status is SyncStatus.PENDING_DOWNLOAD:
-            self.go_on()
-        return status
+        return await self._keeping.pin(_key(blob_id, namespace))
 
     @local_operation
     async def unpin(self, blob_id: str, namespace: str = DEFAULT) -> SyncStatus:

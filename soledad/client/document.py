@@ -326,7 +326,7 @@ class Document:
 
     def pin_attachment(self, name: str = DEFAULT_NAME) -> Deferred[AttachmentStates]:
         """
-        Keep the bytes on this device, whatever else has to make room; if they are not here, they are to come.
+        Keep the bytes on this device, whatever else has to make room; if they are not here, they come by themselves.
 
         It is a matter of this device, and not saved with the document.  `download_attachment` fetches them now.
 

@@ -6,7 +6,7 @@ Bytes go only when the server has just said that it has the very same ones; they
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from threading import Event
@@ -43,6 +43,8 @@ class Keeping:
     _worker: Worker
     _clock: IReactorTime
     _operations: Operations
+    #: Begins transfers that were asked for.
+    _go_on: Callable[[], object]
     #: Bytes of attachments that are to be here at most; `None`: any number.
     budget: int | None
     _due: IDelayedCall | None = field(default=None, init=False)
@@ -74,11 +76,14 @@ class Keeping:
 
     async def pin(self, key: BlobKey) -> SyncStatus:
         """
-        Let the bytes of a blob stay here; if they are not here, they are wanted.
+        Let the bytes of a blob stay here; if they are not here, they come by themselves.
 
         :raise BlobNotFound: this device knows no such blob.
         """
-        return await self._local.pin(key, True)
+        status = await self._local.pin(key, True)
+        if status is SyncStatus.PENDING_DOWNLOAD:
+            self._go_on()
+        return status
 
     async def unpin(self, key: BlobKey) -> SyncStatus:
         """Let the bytes of a blob go when there is no room for them; errors as `pin`."""

@@ -221,6 +221,15 @@ class PinTests(KeepingTestCase):
         self.assertEqual(self.now(doc.download_attachment()), A.SYNCED)
         self.assertEqual(self.reasons(doc.evict_attachment()), "it is pinned")
 
+    def test_wanted_comes(self) -> None:
+        """What is pinned and not here comes by itself, an attachment as any blob."""
+        doc = self.doc()
+        self.now(doc.evict_attachment())
+        self.now(doc.pin_attachment())
+        self.stores["a"]._reactor.advance(2)
+        self.server.flush()
+        self.assertEqual(self.now(doc.get_attachment_state()), A.SYNCED)
+
     def test_not_kept_for_ever(self) -> None:
         """A pin keeps nothing that no document points at."""
         doc = self.doc()
