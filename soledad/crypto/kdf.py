@@ -19,6 +19,7 @@ from soledad.model.ids import UserId
 
 #: Bytes of every key, and of what keys are derived from.
 KEY_SIZE = 32
+_SHA256 = SHA256()
 
 
 class Database(Enum):
@@ -40,7 +41,7 @@ def info_list(*fields: str | bytes) -> bytes:
 
 def hkdf(secret: bytes, length: int, info: bytes, salt: bytes = b"") -> bytes:
     """Derive ``length`` bytes from ``secret`` with HKDF-SHA256."""
-    return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(secret)
+    return HKDF(algorithm=_SHA256, length=length, salt=salt, info=info).derive(secret)
 
 
 def key_id(secret: bytes) -> bytes:
