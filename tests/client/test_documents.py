@@ -269,6 +269,18 @@ class PutManyTests(SoledadTestCase):
             self.assertEqual([doc.rev for doc in good], [None, None])
         self.assertEqual(self.now(self.store.get_all_docs()), (0, []))
 
+    def test_or_nothing_of_many(self) -> None:
+        """Nor when it is the last of many."""
+        self.now(self.store.create_index("n", "number(n, 3)"))
+        taken = self.now(self.store.create_doc({"n": 0}, "taken"))
+        docs = [Document(content={"n": number}) for number in range(250)]
+        self.fails(self.store.put_docs([*docs, Document("taken")]), RevisionConflict)
+        self.assertEqual([doc.rev for doc in docs], [None] * 250)
+        self.assertEqual(self.now(self.store.get_all_docs()), (1, [taken]))
+        self.assertEqual(self.now(self.store.get_count_from_index("n", "*")), 1)
+        self.now(self.store.put_docs(docs))
+        self.assertEqual(self.now(self.store.get_count_from_index("n", "*")), 251)
+
     def test_generator(self) -> None:
         """Any iterable will do."""
         self.now(self.store.put_docs(Document() for _ in range(2)))  # type: ignore[arg-type]

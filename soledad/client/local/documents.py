@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
+from functools import partial
+from itertools import groupby, islice
 from os import urandom
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from soledad.client.interfaces import IDocuments, IReferences
-from soledad.client.local import references
+from soledad.client.local import bulk, references
 from soledad.client.local.database import Cursor, Database
 from soledad.client.local.indexes import Upkeep
 from soledad.client.local.rows import ALTERNATIVE, COLUMNS, decode_pointers, encode_pointers, from_row
@@ -66,18 +68,19 @@ def put(cursor: Cursor, this_replica: str, document: Stored, limit: int | None =
 
 def put_all(cursor: Cursor, this_replica: str, documents: Sequence[Stored], limit: int | None = None) -> list[Written]:
     """Store several documents, all or none; see `put`."""
+    for document in documents:
+        _check_size(document, limit)
     with _writing(cursor, this_replica) as writing:
-        return [_put(writing, document, limit) for document in documents]
+        new = (None if document.rev else writing.following(document, None) for document in documents)
+        return [
+            _put(writing, document, inserted)
+            for document, inserted in zip(documents, _insert_new(cursor, new), strict=True)
+        ]
 
 
-def _put(writing: _Writing, document: Stored, limit: int | None) -> Written:
-    _check_size(document, limit)
-    if not document.rev:
-        # Most likely it is new: that is tried, and not looked up before.
-        current = writing.following(document, None)
-        row_id = _insert(writing.cursor, current)
-        if row_id is not None:
-            return _note(writing, row_id, None, current)
+def _put(writing: _Writing, document: Stored, inserted: _Inserted) -> Written:
+    if inserted is not None:
+        return _note(writing, inserted[0], None, inserted[1])
     row = _row(writing.cursor, document.doc_id)
     if row is None:
         raise RevisionConflict(document.doc_id, document.rev, None)
@@ -123,16 +126,17 @@ def apply(cursor: Cursor, this_replica: str, incoming: Versions) -> Applied:
 def apply_all(cursor: Cursor, this_replica: str, incoming: Sequence[Versions]) -> list[Applied]:
     """Apply the versions of several documents, all or none; see `apply`."""
     with _writing(cursor, this_replica) as writing:
-        return [_apply(writing, versions) for versions in incoming]
+        new = (None if versions.alternatives else versions.current for versions in incoming)
+        return [
+            _apply(writing, versions, inserted)
+            for versions, inserted in zip(incoming, _insert_new(cursor, new), strict=True)
+        ]
 
 
-def _apply(writing: _Writing, incoming: Versions) -> Applied:
-    if not incoming.alternatives:
-        # A new document, as in a first sync all are, costs one statement.
-        row_id = _insert(writing.cursor, incoming.current)
-        if row_id is not None:
-            new = _note(writing, row_id, None, incoming.current, ours=False)
-            return Applied(conflict.Outcome.INSERTED, incoming, False, False, new)
+def _apply(writing: _Writing, incoming: Versions, inserted: _Inserted) -> Applied:
+    if inserted is not None:
+        new = _note(writing, inserted[0], None, inserted[1], ours=False)
+        return Applied(conflict.Outcome.INSERTED, incoming, False, False, new)
     before = get_versions(writing.cursor, incoming.doc_id)
     merged = conflict.merge(before, incoming, writing.replica)
     after, written = merged.versions, None
@@ -244,6 +248,10 @@ def referring(cursor: Cursor, blob_ids: Collection[BlobId]) -> Referring:
     return Referring(pointers_to(cursor, wanted), references.dropped(cursor, blob_ids))
 
 
+#: The id of the row of a document that was added, and what is in it; `None`: it was not.
+_Inserted: TypeAlias = tuple[int, Stored] | None
+
+
 class _Row(NamedTuple):
     """What a write has to know of the current version."""
 
@@ -295,11 +303,11 @@ class _Writing:
     def write_log(self) -> None:
         """Write what was noted."""
         entropy = urandom(16 * len(self._changed))
-        rows = (
+        rows = [
             (self._newest + number, doc_id, random_transaction_id(entropy[16 * (number - 1) : 16 * number]))
             for number, doc_id in enumerate(self._changed, 1)
-        )
-        self.cursor.executemany("INSERT INTO transaction_log VALUES (?, ?, ?)", rows)
+        ]
+        bulk.insert(self.cursor, "INSERT INTO transaction_log", rows)
 
 
 @contextmanager
@@ -321,18 +329,56 @@ def _store(
     ours: bool = True,
 ) -> Written:
     """Let these be all versions of a document."""
-    row_id = _insert(writing.cursor, current) if row is None else _update(writing.cursor, row, current)
+    row_id = _insert_one(writing.cursor, current) if row is None else _update(writing.cursor, row, current)
     assert row_id is not None
     return _note(writing, row_id, row, current, alternatives, ours)
 
 
-def _insert(cursor: Cursor, current: Stored) -> int | None:
-    """Add a document, and return its row's id; `None`: there is one already, and nothing was changed."""
-    query = """
-        INSERT INTO document (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?) ON CONFLICT (doc_id) DO NOTHING
+def _insert_new(cursor: Cursor, versions: Iterable[Stored | None]) -> Iterator[_Inserted]:
     """
-    cursor.execute(query, (current.doc_id, current.rev, current.content, encode_pointers(current.attachments)))
+    Add those documents that there are not yet: most likely all, and that is tried, and not looked up before.
+
+    It is done many at a time, as the answers are taken; what stands behind a `None` not before that has its answer.
+
+    :return: for each the id of its row, and what is in it; `None` if there is such a document already, which was not
+        changed, or if `None` stood there.
+    """
+    for is_none, some in groupby(versions, lambda version: version is None):
+        if is_none:
+            yield from (None for _ in some)
+            continue
+        while block := [version for version in islice(some, bulk.BLOCK) if version is not None]:
+            ids = _insert_block(cursor, block) if len(block) == bulk.BLOCK else map(partial(_insert_one, cursor), block)
+            yield from (None if row_id is None else (row_id, one) for row_id, one in zip(ids, block, strict=True))
+
+
+def _insert_block(cursor: Cursor, versions: Sequence[Stored]) -> Sequence[int | None]:
+    """Add documents; see `_insert_one`."""
+    bulk.insert_block(cursor, _INSERT, [_row_of(version) for version in versions], _UNLESS_THERE)
+    count, last = cursor.rowcount, cursor.lastrowid
+    if count == len(versions):
+        # SQLite counts on from the greatest, with no gaps.
+        return range(last - count + 1, last + 1)
+    query = "SELECT doc_id, id FROM document WHERE id > ?"
+    inserted = dict(cursor.execute(query, (last - count,)).fetchall()) if count else {}
+    # Of two with one id the first was inserted.
+    return [inserted.pop(version.doc_id, None) for version in versions]
+
+
+def _insert_one(cursor: Cursor, version: Stored) -> int | None:
+    """Add a document, and return its row's id; `None`: there is one already, and nothing was changed."""
+    cursor.execute(f"{_INSERT} VALUES (?, ?, ?, ?) {_UNLESS_THERE}", _row_of(version))
     return cursor.lastrowid if cursor.rowcount else None
+
+
+_INSERT, _UNLESS_THERE = (
+    "INSERT INTO document (doc_id, rev, content, attachments)",
+    "ON CONFLICT (doc_id) DO NOTHING",
+)
+
+
+def _row_of(version: Stored) -> tuple[str, str, str | None, str | None]:
+    return version.doc_id, version.rev, version.content, encode_pointers(version.attachments)
 
 
 def _update(cursor: Cursor, row: _Row, current: Stored) -> int:

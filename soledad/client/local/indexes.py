@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from attrs import define, field, frozen
 
-from soledad.client.local import text
+from soledad.client.local import bulk, text
 from soledad.client.local.database import Cursor
 from soledad.client.local.rows import COLUMNS, from_row
 from soledad.errors import IndexDoesNotExist, IndexNameTakenError, TooManyKeys
@@ -230,9 +230,8 @@ def _keys_if_allowed(one: Index, doc_id: str, content: contents.Content | None) 
 
 def _insert(cursor: Cursor, one: Index, rows: list[tuple[str, ...]]) -> None:
     if rows:
-        marks = ",".join("?" * len(rows[0]))
         # Rows that stayed are there already.
-        cursor.executemany(f"INSERT OR IGNORE INTO {one.table} VALUES ({marks})", sorted(rows))
+        bulk.insert(cursor, f"INSERT OR IGNORE INTO {one.table}", sorted(rows))
 
 
 def _remove(cursor: Cursor, one: Index, rows: list[tuple[str, ...]]) -> None:

@@ -1,0 +1,42 @@
+"""
+Many rows in one statement.
+
+A statement costs as much as a small row or two, and asks for the interpreter when it ends: where another thread is
+busy, such as the reactor's, each waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+from soledad.client.local.database import Cursor
+
+#: Rows of one statement.  One number for all tables, and not one for each call: statements are kept, prepared.
+BLOCK = 100
+
+
+def insert(cursor: Cursor, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """
+    Insert rows, of the same length all, in their order.
+
+    :param into: the statement up to ``VALUES``.
+    """
+    whole = len(rows) - len(rows) % BLOCK
+    for start in range(0, whole, BLOCK):
+        insert_block(cursor, into, rows[start : start + BLOCK])
+    if whole < len(rows):
+        cursor.executemany(_statement(into, len(rows[0]), 1, ""), rows[whole:])
+
+
+def insert_block(cursor: Cursor, into: str, rows: Sequence[tuple[Any, ...]], behind: str = "") -> None:
+    """Insert `BLOCK` rows with one statement; ``behind`` ends it."""
+    cursor.execute(_statement(into, len(rows[0]), BLOCK, behind), tuple(chain.from_iterable(rows)))
+
+
+@lru_cache(maxsize=1000)
+def _statement(into: str, columns: int, rows: int, behind: str) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"{into} VALUES {', '.join([row] * rows)} {behind}"
