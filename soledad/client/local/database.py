@@ -244,6 +244,7 @@ def connect(path: Path, key: bytes, page_size: int) -> Connection:
         connection.execute(f"PRAGMA cipher_page_size = {page_size}")
         connection.execute("PRAGMA cipher_hmac_algorithm = HMAC_SHA256")
         connection.execute("PRAGMA cipher_memory_security = OFF")
+        connection.execute("PRAGMA secure_delete = OFF")
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if not tables:
             # Only where it can have an effect: SQLite writes, and waits for the disk, each time it is set.
