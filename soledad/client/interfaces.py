@@ -34,10 +34,10 @@ from soledad.model.document import Changes, Stored, Written
 from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace, RecordName
 from soledad.model.index import Bound, Key, Slice
 from soledad.model.retention import Condemned, Plan, Referring
-from soledad.model.syncing import Known, Look, Outgoing, Pending, Pulled, Sent, Standing
+from soledad.model.syncing import Following, Known, KnownRecord, Look, Outgoing, Pending, Pulled, Sent, Standing
 from soledad.model.tampering import Incident, Problem, TamperPolicy
 from soledad.model.transfer import Direction, Queued
-from soledad.wire.changes import NAMES_LIMIT, RECORDS_LIMIT, Idle, NamesPage, Push, SyncHead, SyncPage
+from soledad.wire.changes import NAMES_LIMIT, RECORDS_LIMIT, Idle, NamesPage, SyncHead, SyncPage
 from soledad.wire.events import Heads
 from soledad.wire.listing import Page
 from soledad.wire.routes import ListRoute
@@ -195,8 +195,11 @@ class IJournal(Interface):
     def history(server: str) -> Deferred[str | None]:
         """Return the history that the server had when a head of it was accepted last."""
 
-    def known(names: Sequence[RecordName]) -> Deferred[Known]:
+    def known(names: Sequence[RecordName]) -> Deferred[dict[RecordName, KnownRecord]]:
         """Return what is known of records."""
+
+    def known_and_sent(names: Sequence[RecordName]) -> Deferred[Known]:
+        """Do so, and return what was counted for the push that was kept."""
 
     def hashes() -> Deferred[dict[RecordName, bytes]]:
         """Return names and hashes of all records that the server has, as far as is known."""
@@ -220,8 +223,12 @@ class IJournal(Interface):
     def keep(push: Pending, sent: Sequence[Sent]) -> Deferred[None]:
         """Keep a push, to the byte, before it is sent."""
 
-    def settle(now: Standing) -> Deferred[None]:
-        """Note that the push arrived; documents that were changed since they were read for it wait for the next one."""
+    def settle(now: Standing, following: Following | None = None) -> Deferred[None]:
+        """
+        Note that the push arrived; documents that were changed since they were read for it wait for the next one.
+
+        :param following: the next one, which is kept with that, as `keep` does.
+        """
 
     def replace(names: Collection[RecordName]) -> Deferred[list[RecordName]]:
         """
@@ -863,14 +870,16 @@ class IRemoteDocuments(Interface):
         When there are ``more``, those behind the last one have to be asked for again.
         """
 
-    def push(push: Push, follows: str | None) -> Deferred[SyncHead]:
+    def push(push: bytes, tag: str, follows: str | None) -> Deferred[str]:
         """
         Store records and the checkpoint after them, all or nothing.
 
         Whether it was stored is not known when it fails with a `RetriableTransferError`, or is cancelled.
 
+        :param push: as `soledad.wire.changes.encode_push` makes it.
+        :param tag: that of the head which it makes: of its checkpoint.
         :param follows: the tag of the head that it follows; `None`: it is the first.
-        :return: fires once it is durable, with the new head (``blobs`` is not told).
+        :return: fires once it is durable, with the cursor of the new head.
         :raise PreconditionFailed: the head is another one; nothing was stored.
         :raise QuotaExceeded: the server has no room for it; nothing was stored.
         :raise TooLarge: it has too many bytes.

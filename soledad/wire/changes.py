@@ -146,22 +146,17 @@ def encode_push(push: Push) -> bytes:
     return b"".join((_PUSH, *_sized(push.checkpoint), *_frames(push.records)))
 
 
-def push_size(records: Iterable[SealedRecord], checkpoint_size: int) -> int:
-    """Return how many bytes a push of these has."""
-    return len(_PUSH) + 8 + checkpoint_size + sum(_FRAME + len(record.data) for record in records)
-
-
 def _head(head: SyncHead, more: bool) -> Iterable[bytes]:
     cursor = head.cursor.encode("ascii")
     return (bytes((more, len(cursor))), cursor, *_sized(head.checkpoint or b""))
 
 
 def _frames(records: Sequence[SealedRecord]) -> Iterable[bytes]:
-    yield len(records).to_bytes(4, "big")
+    parts = [len(records).to_bytes(4, "big")]
     for record in records:
-        yield bytes.fromhex(record.name)
-        yield len(record.data).to_bytes(4, "big")
-        yield record.data
+        data = record.data
+        parts += (bytes.fromhex(record.name), len(data).to_bytes(4, "big"), data)
+    return parts
 
 
 def _sized(data: bytes) -> tuple[bytes, bytes]:

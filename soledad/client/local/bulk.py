@@ -18,17 +18,18 @@ from soledad.client.local.database import Cursor
 BLOCK = 100
 
 
-def insert(cursor: Cursor, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
+def insert(cursor: Cursor, into: str, rows: Sequence[tuple[Any, ...]], behind: str = "") -> None:
     """
     Insert rows, of the same length all, in their order.
 
     :param into: the statement up to ``VALUES``.
+    :param behind: what ends it.
     """
     whole = len(rows) - len(rows) % BLOCK
     for start in range(0, whole, BLOCK):
-        insert_block(cursor, into, rows[start : start + BLOCK])
+        insert_block(cursor, into, rows[start : start + BLOCK], behind)
     if whole < len(rows):
-        cursor.executemany(_statement(into, len(rows[0]), 1, ""), rows[whole:])
+        cursor.executemany(_statement(into, len(rows[0]), 1, behind), rows[whole:])
 
 
 def insert_block(cursor: Cursor, into: str, rows: Sequence[tuple[Any, ...]], behind: str = "") -> None:

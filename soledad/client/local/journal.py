@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from soledad.client.interfaces import IJournal
-from soledad.client.local import documents
+from soledad.client.local import bulk, documents
 from soledad.client.local.database import Cursor
 from soledad.client.local.documents import LocalDocuments
 from soledad.client.local.rows import COLUMNS, from_row
@@ -25,7 +25,7 @@ from soledad.model import revision
 from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Written
 from soledad.model.ids import DocId, RecordName, random_replica_id
-from soledad.model.syncing import Known, KnownRecord, Look, Outgoing, Pending, Pulled, Sent, Standing
+from soledad.model.syncing import Following, Known, KnownRecord, Look, Outgoing, Pending, Pulled, Sent, Standing
 from soledad.model.tampering import Incident, IncidentKind, Problem, Reason, TamperPolicy
 
 T = TypeVar("T")
@@ -124,7 +124,7 @@ def known(cursor: Cursor, names: Sequence[RecordName]) -> dict[RecordName, Known
     return found
 
 
-def _known(cursor: Cursor, names: Sequence[RecordName]) -> Known:
+def _known_and_sent(cursor: Cursor, names: Sequence[RecordName]) -> Known:
     return Known(known(cursor, names), own_sent(cursor))
 
 
@@ -161,13 +161,14 @@ def _note_good(cursor: Cursor, arrivals: Iterable[Pulled]) -> None:
         for one in arrivals
         if one.versions is not None
     ]
-    cursor.executemany(_NOTE, rows)
+    bulk.insert(cursor, _NOTE, rows, _NOTED_BEFORE)
     if cursor.execute("SELECT 1 FROM sync_problem LIMIT 1").fetchone() is not None:
         cursor.executemany("DELETE FROM sync_problem WHERE name = ?", [row[:1] for row in rows])
 
 
-_NOTE = """
-    INSERT INTO sync_record (name, hash, doc_id, revs, own) VALUES (?, ?, ?, ?, ?)
+#: Notes what a record is now, whether there was one of its name before or not.
+_NOTE = "INSERT INTO sync_record (name, hash, doc_id, revs, own)"
+_NOTED_BEFORE = """
     ON CONFLICT (name) DO UPDATE
     SET hash = excluded.hash, doc_id = excluded.doc_id, revs = excluded.revs, own = max(own, excluded.own)
 """
@@ -303,7 +304,7 @@ def keep(cursor: Cursor, push: Pending, sent: Sequence[Sent]) -> None:
     """
     cursor.execute(query, (*row, push.checkpoint, push.push))
     rows = [(bytes.fromhex(one.name), one.hash, one.doc_id, one.revs, one.generation, one.own) for one in sent]
-    cursor.executemany("INSERT INTO sync_sent VALUES (?, ?, ?, ?, ?, ?)", rows)
+    bulk.insert(cursor, "INSERT INTO sync_sent", rows)
 
 
 def pending(cursor: Cursor) -> Pending | None:
@@ -321,19 +322,20 @@ def own_sent(cursor: Cursor) -> dict[RecordName, int]:
     return {RecordName(name.hex()): own for name, own in cursor.execute("SELECT name, own FROM sync_sent")}
 
 
-def settle(cursor: Cursor, now: Standing) -> None:
-    """The push arrived, and nothing was pushed since: note its records as the server's, and how far that is."""
-    query = """
-        INSERT INTO sync_record (name, hash, doc_id, revs, own) SELECT name, hash, doc_id, revs, own FROM sync_sent
-        WHERE true ON CONFLICT (name) DO UPDATE
-        SET hash = excluded.hash, doc_id = excluded.doc_id, revs = excluded.revs, own = max(own, excluded.own)
+def settle(cursor: Cursor, now: Standing, following: Following | None = None) -> None:
     """
-    cursor.execute(query)
+    The push arrived, and nothing was pushed since: note its records as the server's, and how far that is.
+
+    :param following: the next one, which is kept in its place.
+    """
+    cursor.execute(f"{_NOTE} SELECT name, hash, doc_id, revs, own FROM sync_sent WHERE true {_NOTED_BEFORE}")
     rows = cursor.execute("SELECT doc_id, generation FROM sync_sent").fetchall()
     cursor.executemany("DELETE FROM sync_outgoing WHERE doc_id = ? AND generation <= ?", rows)
     _tell(cursor)
     forget(cursor)
     stand(cursor, now)
+    if following is not None:
+        keep(cursor, *following)
 
 
 def forget(cursor: Cursor) -> None:
@@ -490,9 +492,13 @@ class LocalJournal:
         """See `IJournal`."""
         return self._write(set_policy, wanted)
 
-    def known(self, names: Sequence[RecordName]) -> Deferred[Known]:
+    def known(self, names: Sequence[RecordName]) -> Deferred[dict[RecordName, KnownRecord]]:
         """See `IJournal`."""
-        return self._read(_known, names)
+        return self._read(known, names)
+
+    def known_and_sent(self, names: Sequence[RecordName]) -> Deferred[Known]:
+        """See `IJournal`."""
+        return self._read(_known_and_sent, names)
 
     def hashes(self) -> Deferred[dict[RecordName, bytes]]:
         """See `IJournal`."""
@@ -518,9 +524,9 @@ class LocalJournal:
         """See `IJournal`."""
         return self._write(keep, push, sent)
 
-    def settle(self, now: Standing) -> Deferred[None]:
+    def settle(self, now: Standing, following: Following | None = None) -> Deferred[None]:
         """See `IJournal`."""
-        return self._write(settle, now)
+        return self._write(settle, now, following)
 
     def replace(self, names: Collection[RecordName]) -> Deferred[list[RecordName]]:
         """See `IJournal`."""

@@ -40,7 +40,7 @@ from soledad.errors import (
 )
 from soledad.model.conflict import Versions
 from soledad.model.ids import DocId, RecordName, UserId
-from soledad.model.syncing import Look, Outgoing, Pending, Standing
+from soledad.model.syncing import Following, Look, Outgoing, Pending, Standing
 from soledad.model.tampering import FOUND, Incident, IncidentKind, Problem, Reason, TamperPolicy
 from soledad.streams import Progress
 from soledad.wire.changes import (
@@ -53,7 +53,6 @@ from soledad.wire.changes import (
     SealedRecord,
     SyncHead,
     SyncPage,
-    decode_push,
     encode_push,
 )
 from soledad.wire.container import SALT_SIZE
@@ -314,7 +313,7 @@ class Exchange:
         self._go_on()
 
     async def _plan(self, records: Sequence[SealedRecord]) -> PagePlan:
-        known = await self._parts.journal.known([record.name for record in records])
+        known = await self._parts.journal.known_and_sent([record.name for record in records])
         keyring = self._keyring
         opener = partial(open_record, keyring.roots, keyring.names_key)
         digest, aside = self._standing.digest, set(self._problems)
@@ -559,51 +558,52 @@ class Exchange:
 
     async def _push(self) -> None:
         """Send what the server has not got, a batch after the other."""
-        plan: PushPlan | None = None
-        while True:
-            if self._pending is None:
-                prepared = await self._prepare(plan)
-                if prepared is None:
-                    return
-                pending, push = prepared
-                self._pending = pending
+        if self._pending is None:
+            await self._prepare(None)
+        while self._pending is not None:
+            pending = self._pending
+            plan = await self._send(pending)
+            self._pending = None
+            if plan is None or not plan.is_all_sent or self._has_to_tell:
+                await self._parts.journal.settle(self._standing)
+                await self._prepare(plan)
             else:
-                # It was kept by the sync before this.
-                pending = self._pending
-                push = decode_push(pending.push)
-            sending = self._parts.remote.push(push, pending.follows)
-            try:
-                # While one push is on its way, the next one is sealed.
-                outgoing = await self._parts.journal.outgoing(RECORDS_LIMIT, BATCH, True)
-                plan = await self._plan_push(outgoing, pending.digest) if outgoing else None
-            except BaseException:
-                await _abandoned(sending)
-                raise
-            try:
-                head = await sending
-            except QuotaExceeded:
-                # It was refused for good, and what is sent next time may be less.
-                await self._parts.journal.forget()
-                raise
-            if head.tag != pending.tag:
-                raise UnexpectedAnswer("another head than was sent")
-            now = evolve(
-                self._standing,
-                cursor=head.cursor,
-                head=pending.tag,
-                digest=pending.digest,
-                checkpoint=pending.checkpoint,
-                count=pending.count,
-                restarting=False,
-            )
-            await self._parts.journal.settle(now)
-            self._standing, self._known, self._pending = now, _decoded(pending.checkpoint), None
-            self._progress.add(sum(len(record.data) for record in push.records))
+                following = await self._seal(plan)
+                await self._parts.journal.settle(self._standing, following)
+                self._pending = following[0]
+            self._progress.add(len(pending.push))
             self._go_on()
 
-    async def _prepare(self, plan: PushPlan | None) -> tuple[Pending, Push] | None:
+    async def _send(self, pending: Pending) -> PushPlan | None:
+        """Send a push; return what the next one is to be: while this is on its way, that is sealed."""
+        sending = self._parts.remote.push(pending.push, pending.tag, pending.follows)
+        try:
+            outgoing = await self._parts.journal.outgoing(RECORDS_LIMIT, BATCH, True)
+            plan = await self._plan_push(outgoing, pending.digest) if outgoing else None
+        except BaseException:
+            await _abandoned(sending)
+            raise
+        try:
+            cursor = await sending
+        except QuotaExceeded:
+            # It was refused for good, and what is sent next time may be less.
+            await self._parts.journal.forget()
+            raise
+        self._known = _decoded(pending.checkpoint)
+        self._standing = evolve(
+            self._standing,
+            cursor=cursor,
+            head=pending.tag,
+            digest=pending.digest,
+            checkpoint=pending.checkpoint,
+            count=pending.count,
+            restarting=False,
+        )
+        return plan
+
+    async def _prepare(self, plan: PushPlan | None) -> None:
         """
-        Make the next push ready, and keep it; `None`: there is nothing to send.
+        Make the next push ready, and keep it, if there is something to send.
 
         :param plan: what was planned while the one before it was on its way.
         """
@@ -611,12 +611,15 @@ class Exchange:
             if plan is None:
                 outgoing = await self._parts.journal.outgoing(RECORDS_LIMIT, BATCH)
                 if not outgoing and not self._has_to_tell:
-                    return None
+                    return
                 plan = await self._plan_push(outgoing, self._standing.digest)
             if plan.held_back or plan.same:
                 await self._parts.journal.hold_back(plan.held_back, plan.same)
             if plan.sent or self._has_to_tell:
-                return await self._seal(plan)
+                pending, sent = await self._seal(plan)
+                await self._parts.journal.keep(pending, sent)
+                self._pending = pending
+                return
             plan = None
 
     @property
@@ -640,22 +643,21 @@ class Exchange:
             [one for one in self._problems.values() if one.reason is not Reason.TOO_BIG],
         )
 
-    async def _seal(self, plan: PushPlan) -> tuple[Pending, Push]:
+    async def _seal(self, plan: PushPlan) -> Following:
         if self._account != self._standing.account:
             # The keyring was joined with another one meanwhile: begin anew.
             raise PreconditionFailed()
-        look = await self._parts.journal.look()
+        untold = (await self._parts.journal.look()).untold if self._untold else ()
         now = self._parts.now()
         commit = Commit(self._standing.count + 1, urandom(16).hex(), now)
         before = self._known or checkpoints.begun(urandom(16).hex())
         mark = KeyringMark.of(self._parts.keys.keyring)
         if mark.generation < before.keyring.generation:
             mark = before.keyring
-        found = tuple(checkpoints.Incident(one.time, one.device, one.kind) for one in look.untold)
+        found = tuple(checkpoints.Incident(one.time, one.device, one.kind) for one in untold)
         digest = (self._claimed + plan.digest - self._standing.digest) % (1 << 256)
         after = checkpoints.committed(before, self._replica, commit, digest, mark, found)
         sealed = seal_checkpoint(self._keyring.current, self._parts.user, urandom(SALT_SIZE), after)
-        push = Push(plan.records, sealed)
         pending = Pending(
             commit.count,
             commit.commit_id,
@@ -663,12 +665,10 @@ class Exchange:
             sha256(sealed).hexdigest(),
             plan.digest,
             checkpoints.encode(after),
-            encode_push(push),
+            encode_push(Push(plan.records, sealed)),
         )
-        await self._parts.journal.keep(pending, plan.sent)
         self._untold = False
-        self._go_on()
-        return pending, push
+        return pending, plan.sent
 
     # --- what came of it ------------------------------------------------------------------------------
 

@@ -152,10 +152,15 @@ class PushPlan:
     #: Documents that the server has just so, with the number of the change that this holds for.
     same: tuple[tuple[DocId, int], ...]
 
+    @property
+    def is_all_sent(self) -> bool:
+        """Whether something goes out, and nothing does not."""
+        return bool(self.sent) and not self.held_back and not self.same
+
 
 def plan_push(
     outgoing: Sequence[tuple[RecordName, Outgoing]],
-    known: Known,
+    known: Mapping[RecordName, KnownRecord],
     replica: str,
     digest: int,
     digest_key: bytes,
@@ -174,7 +179,7 @@ def plan_push(
     held_back: list[tuple[Problem, DocId]] = []
     same: list[tuple[DocId, int]] = []
     for name, one in outgoing:
-        before = known.records.get(name, _NOTHING)
+        before = known.get(name, _NOTHING)
         doc_id = one.versions.doc_id
         if name in aside:
             held_back.append((aside[name], doc_id))

@@ -150,7 +150,7 @@ class PushTests(SynchronousTestCase):
         ]
         problems = [Problem(Reason.FORGED, name(letter)) for letter in aside]
         digest = digest_of(KEY, {name("1"): b"h" * 32} if known else {})
-        return plan_push(pairs, Known(before, {}), ME, digest, KEY, self.seal, room, problems)
+        return plan_push(pairs, before, ME, digest, KEY, self.seal, room, problems)
 
     def seal(self, name: RecordName, one: Versions) -> SealedRecord:
         """Seal versions."""
