@@ -6,6 +6,7 @@ Source: docs/spec/container.rst ("Info lists") and docs/spec/keyring.rst.
 
 from __future__ import annotations
 
+import hmac
 from enum import Enum
 from hashlib import sha256
 
@@ -37,6 +38,20 @@ def info_list(*fields: str | bytes) -> bytes:
         encoded = field.encode() if isinstance(field, str) else field
         parts += (len(encoded).to_bytes(2, "big"), encoded)
     return b"".join(parts)
+
+
+class Mac:
+    """HMAC-SHA256 of many messages under one key: what is made of the key alone is made once."""
+
+    def __init__(self, key: bytes) -> None:
+        """Begin."""
+        self._begun = hmac.new(key, digestmod="sha256")
+
+    def of(self, message: bytes) -> bytes:
+        """Return the 32 bytes for a message."""
+        mac = self._begun.copy()
+        mac.update(message)
+        return mac.digest()
 
 
 def hkdf(secret: bytes, length: int, info: bytes, salt: bytes = b"") -> bytes:

@@ -7,11 +7,13 @@ Source: docs/spec/documents-sync.rst, "Names" and "Records".
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Mapping
+
+from attrs import define, field
 
 from soledad.crypto.cipher import Context, KeyMaterial, Keys
 from soledad.crypto.container import open_, seal
+from soledad.crypto.kdf import Mac
 from soledad.crypto.slots import Fields
 from soledad.errors import DocumentTooBig, MalformedRecord, UsageError
 from soledad.model import content as contents
@@ -31,9 +33,25 @@ _TOMBSTONE, _DOCUMENT = b"\0", b"\1"
 _MAX_LENGTH = 1 << 63
 
 
+@define(eq=False)
+class RecordNames:
+    """What the records of documents are called on the server."""
+
+    _mac: Mac = field(repr=False)
+
+    @classmethod
+    def under(cls, names_key: bytes) -> RecordNames:
+        """Return the names that a key makes."""
+        return cls(Mac(names_key))
+
+    def of(self, doc_id: DocId) -> RecordName:
+        """Return the name of a document's record."""
+        return RecordName(self._mac.of(doc_id.encode("ascii")).hex())
+
+
 def record_name(names_key: bytes, doc_id: DocId) -> RecordName:
-    """Return what the record of a document is called on the server."""
-    return RecordName(hmac.digest(names_key, doc_id.encode("ascii"), "sha256").hex())
+    """Return what the record of a document is called on the server; for many see `RecordNames`."""
+    return RecordNames.under(names_key).of(doc_id)
 
 
 def seal_record(material: KeyMaterial, names_key: bytes, salt: bytes, versions: Versions) -> SealedRecord:
@@ -50,17 +68,29 @@ def seal_named(material: KeyMaterial, name: RecordName, salt: bytes, versions: V
     return SealedRecord(name, seal(material, _context(name), salt, encode(versions)))
 
 
+@define(eq=False)
+class RecordOpener:
+    """Opens the records of an account."""
+
+    _keys: Keys = field(repr=False)
+    _names: RecordNames = field(repr=False)
+
+    def open(self, record: SealedRecord) -> Versions:
+        """Return what a record holds; errors as `open_record`."""
+        versions = parse(open_(self._keys, _context(record.name), record.data))
+        if self._names.of(versions.doc_id) != record.name:
+            raise MalformedRecord("another document's")
+        return versions
+
+
 def open_record(keys: Keys, names_key: bytes, record: SealedRecord) -> Versions:
     """
-    Return what a record holds.
+    Return what a record holds; for many see `RecordOpener`.
 
     :raise UnknownKey: it is sealed under a key that is not there.
     :raise CryptoError: it is not a record of this account under this name.
     """
-    versions = parse(open_(keys, _context(record.name), record.data))
-    if record_name(names_key, versions.doc_id) != record.name:
-        raise MalformedRecord("another document's")
-    return versions
+    return RecordOpener(keys, RecordNames.under(names_key)).open(record)
 
 
 def _context(name: RecordName) -> Context:

@@ -27,7 +27,7 @@ from soledad.client.sync.watch import Verdict, as_error, found_in, judge
 from soledad.crypto import checkpoint as checkpoints
 from soledad.crypto.checkpoint import Checkpoint, Commit, KeyringMark, open_checkpoint, seal_checkpoint
 from soledad.crypto.keyring import Keyring, OpenKeyring
-from soledad.crypto.record import open_record, record_name, seal_named
+from soledad.crypto.record import RecordNames, RecordOpener, record_name, seal_named
 from soledad.deferreds import Worker
 from soledad.errors import (
     CryptoError,
@@ -315,7 +315,7 @@ class Exchange:
     async def _plan(self, records: Sequence[SealedRecord]) -> PagePlan:
         known = await self._parts.journal.known_and_sent([record.name for record in records])
         keyring = self._keyring
-        opener = partial(open_record, keyring.roots, keyring.names_key)
+        opener = RecordOpener(keyring.roots, RecordNames.under(keyring.names_key)).open
         digest, aside = self._standing.digest, set(self._problems)
         return await self._parts.worker.run(
             plan_page, records, known, self._replica, digest, keyring.digest_key, opener, aside, self._lenient
@@ -719,7 +719,8 @@ def _restarted(known: Checkpoint | None, head: Checkpoint | None) -> Checkpoint 
 
 
 def _named(keyring: Keyring, outgoing: Iterable[Outgoing]) -> list[tuple[RecordName, Outgoing]]:
-    return [(record_name(keyring.names_key, one.versions.doc_id), one) for one in outgoing]
+    names = RecordNames.under(keyring.names_key)
+    return [(names.of(one.versions.doc_id), one) for one in outgoing]
 
 
 def _sealed(keyring: Keyring, name: RecordName, versions: Versions) -> SealedRecord:

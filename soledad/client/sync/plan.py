@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Se
 from attrs import evolve, frozen
 
 from soledad.crypto.checkpoint import digest_of, replaced
+from soledad.crypto.kdf import Mac
 from soledad.errors import CryptoError, DocumentTooBig, UnknownKey
 from soledad.model import revision
 from soledad.model.conflict import Versions
@@ -59,12 +60,13 @@ def plan_page(
     arrivals: list[Pulled] = []
     taken: dict[RecordName, tuple[KnownRecord, Pulled]] = {}
     is_copy = False
+    mac = Mac(digest_key)
     for record in records:
         name, hashed = record.name, record.hash
         before = _known_after(*taken[name]) if name in taken else known.records.get(name, _NOTHING)
         if before.hash == hashed and name not in aside:
             continue
-        digest = replaced(digest, digest_key, name, before.hash, hashed)
+        digest = replaced(digest, mac, name, before.hash, hashed)
         arrival = _judge(record, hashed, before, replica, opener, lenient)
         arrivals.append(arrival)
         is_copy = is_copy or arrival.own > max(before.own, known.sent.get(name, 0))
@@ -178,6 +180,7 @@ def plan_push(
     pairs: list[tuple[SealedRecord, Sent]] = []
     held_back: list[tuple[Problem, DocId]] = []
     same: list[tuple[DocId, int]] = []
+    mac = Mac(digest_key)
     for name, one in outgoing:
         before = known.get(name, _NOTHING)
         doc_id = one.versions.doc_id
@@ -195,7 +198,7 @@ def plan_push(
             if room < 0 and pairs:
                 break
             pairs.append((record, _sent(record, one, replica)))
-            digest = replaced(digest, digest_key, name, before.hash, pairs[-1][1].hash)
+            digest = replaced(digest, mac, name, before.hash, pairs[-1][1].hash)
     pairs.sort(key=lambda pair: pair[0].name)
     records, sent = tuple(record for record, _ in pairs), tuple(note for _, note in pairs)
     return PushPlan(records, sent, digest, tuple(held_back), tuple(same))
