@@ -204,18 +204,25 @@ class IJournal(Interface):
     def hashes() -> Deferred[dict[RecordName, bytes]]:
         """Return names and hashes of all records that the server has, as far as is known."""
 
-    def take(arrivals: Sequence[Pulled], now: Standing) -> Deferred[list[Applied]]:
-        """Take records, and note them and how far that is, in one transaction; fire with what became of them."""
+    def take(arrivals: Sequence[Pulled], now: Standing, written: Callable[[], object]) -> Deferred[list[Applied]]:
+        """
+        Take records, and note them and how far that is, in one transaction; fire with what became of them.
+
+        :param written: is called when all is done but for the commit, perhaps more than once.
+        """
 
     def missing(names: Collection[RecordName], now: Standing) -> Deferred[None]:
         """Note that the server has lost records: what is here of them is to be sent again."""
 
-    def outgoing(records: int, size: int, beside_sent: bool = False) -> Deferred[list[Outgoing]]:
+    def outgoing(records: int, size: int) -> Deferred[list[Outgoing]]:
         """
         Return documents that are to be sent: so many at most, and no more once they have ``size`` bytes of text.
 
-        :param beside_sent: none that is in the push which was kept.
+        They are ordered by their ids.
         """
+
+    def outgoing_behind(records: int, size: int, last: DocId) -> Deferred[list[Outgoing]]:
+        """Do so with those behind a document; what was changed since `outgoing` may be missing."""
 
     def hold_back(found: Sequence[tuple[Problem, DocId]], same: Sequence[tuple[DocId, int]]) -> Deferred[None]:
         """Let documents not go out: because of problems, or because the server has them just so."""
@@ -223,11 +230,14 @@ class IJournal(Interface):
     def keep(push: Pending, sent: Sequence[Sent]) -> Deferred[None]:
         """Keep a push, to the byte, before it is sent."""
 
-    def settle(now: Standing, following: Following | None = None) -> Deferred[None]:
-        """
-        Note that the push arrived; documents that were changed since they were read for it wait for the next one.
+    def settle(now: Standing) -> Deferred[None]:
+        """Note that the push arrived; documents that were changed since they were read for it wait for the next one."""
 
-        :param following: the next one, which is kept with that, as `keep` does.
+    def go_on(now: Standing, following: Following, written: Callable[[], object]) -> Deferred[None]:
+        """
+        Do as `settle`, and keep the next push, in one transaction.
+
+        :param written: is called when all is done but for the commit, perhaps more than once.
         """
 
     def replace(names: Collection[RecordName]) -> Deferred[list[RecordName]]:

@@ -186,6 +186,10 @@ class Database:
         """
         return self._reads.add((answer, question))
 
+    def report(self, call: Callable[[], object]) -> None:
+        """Call ``call()`` on the reactor's thread, soon; from a job."""
+        self._writing.report(call)
+
     def write_now(self, job: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do as `write`, blocking: before the store is open, when nothing else uses the database."""
         (outcome,) = commit_group(self._writer, self._path, [_bound(job, args, kwargs)])

@@ -8,7 +8,7 @@ Tables: docs/spec/store.rst, "The journal".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from os import urandom
 from typing import Any, TypeVar
 
@@ -254,32 +254,35 @@ def scan(cursor: Cursor) -> None:
     _set(cursor, "scanned", generation)
 
 
-def outgoing(cursor: Cursor, records: int, size: int, beside_sent: bool = False) -> list[Outgoing]:
+def outgoing(cursor: Cursor, records: int, size: int) -> list[Outgoing]:
     """
-    Return documents that are to be sent, and none whose record is set aside.
+    Return documents that are to be sent, ordered by their ids, and none whose record is set aside.
 
     :param records: how many at most.
     :param size: bytes of text after which no more are added.
-    :param beside_sent: none either that is in the pending push.
     """
     scan(cursor)
-    return list(_outgoing(cursor, records, size, "AND doc_id NOT IN (SELECT doc_id FROM sync_sent)" * beside_sent))
+    return outgoing_behind(cursor, records, size, None)
 
 
-def _outgoing(cursor: Cursor, records: int, size: int, condition: str) -> Iterator[Outgoing]:
+def outgoing_behind(cursor: Cursor, records: int, size: int, last: DocId | None) -> list[Outgoing]:
+    """Do as `outgoing` with those behind a document, without a look at what was changed since; changes nothing."""
     # CROSS: what waits is gone through, and not all documents, however few of either there are.
     query = f"""
         SELECT sync_outgoing.generation, {COLUMNS} FROM sync_outgoing CROSS JOIN document USING (doc_id)
-        WHERE doc_id NOT IN (SELECT doc_id FROM sync_problem WHERE doc_id IS NOT NULL) {condition} LIMIT ?
+        WHERE doc_id NOT IN (SELECT doc_id FROM sync_problem WHERE doc_id IS NOT NULL)
+        {"" if last is None else "AND sync_outgoing.doc_id > ?"} ORDER BY sync_outgoing.doc_id LIMIT ?
     """
-    for generation, *row in cursor.execute(query, (records,)).fetchall():
-        stored = from_row(tuple(row))
+    found: list[Outgoing] = []
+    for generation, *row in cursor.execute(query, (records,) if last is None else (last, records)).fetchall():
+        stored = from_row(row)
         versions = documents.get_versions(cursor, stored.doc_id) if stored.has_conflicts else Versions(stored)
         assert versions is not None
-        yield Outgoing(versions, generation)
-        size -= sum(len(one.content or "") for one in versions)
+        found.append(Outgoing(versions, generation))
+        size -= len(stored.content or "") + sum(len(one.content or "") for one in versions.alternatives)
         if size <= 0:
-            return
+            break
+    return found
 
 
 def hold_back(cursor: Cursor, found: Sequence[tuple[Problem, DocId]], same: Sequence[tuple[DocId, int]]) -> None:
@@ -504,17 +507,21 @@ class LocalJournal:
         """See `IJournal`."""
         return self._read(hashes)
 
-    def take(self, arrivals: Sequence[Pulled], now: Standing) -> Deferred[list[Applied]]:
+    def take(self, arrivals: Sequence[Pulled], now: Standing, written: Callable[[], object]) -> Deferred[list[Applied]]:
         """See `IJournal`."""
-        return self._write(lambda cursor: take(cursor, self._documents.replica, arrivals, now))
+        return self._write_telling(written, lambda cursor: take(cursor, self._documents.replica, arrivals, now))
 
     def missing(self, names: Collection[RecordName], now: Standing) -> Deferred[None]:
         """See `IJournal`."""
         return self._write(missing, names, now)
 
-    def outgoing(self, records: int, size: int, beside_sent: bool = False) -> Deferred[list[Outgoing]]:
+    def outgoing(self, records: int, size: int) -> Deferred[list[Outgoing]]:
         """See `IJournal`."""
-        return self._write(outgoing, records, size, beside_sent)
+        return self._write(outgoing, records, size)
+
+    def outgoing_behind(self, records: int, size: int, last: DocId) -> Deferred[list[Outgoing]]:
+        """See `IJournal`."""
+        return self._read(outgoing_behind, records, size, last)
 
     def hold_back(self, found: Sequence[tuple[Problem, DocId]], same: Sequence[tuple[DocId, int]]) -> Deferred[None]:
         """See `IJournal`."""
@@ -524,9 +531,13 @@ class LocalJournal:
         """See `IJournal`."""
         return self._write(keep, push, sent)
 
-    def settle(self, now: Standing, following: Following | None = None) -> Deferred[None]:
+    def settle(self, now: Standing) -> Deferred[None]:
         """See `IJournal`."""
-        return self._write(settle, now, following)
+        return self._write(settle, now)
+
+    def go_on(self, now: Standing, following: Following, written: Callable[[], object]) -> Deferred[None]:
+        """See `IJournal`."""
+        return self._write_telling(written, lambda cursor: settle(cursor, now, following))
 
     def replace(self, names: Collection[RecordName]) -> Deferred[list[RecordName]]:
         """See `IJournal`."""
@@ -573,3 +584,13 @@ class LocalJournal:
 
     def _write(self, job: Callable[..., T], *args: Any) -> Deferred[T]:
         return self._documents.database.write(job, *args)
+
+    def _write_telling(self, written: Callable[[], object], job: Callable[[Cursor], T]) -> Deferred[T]:
+        """Do as `_write`, and call ``written()``, on the reactor, when only the commit is left."""
+
+        def telling(cursor: Cursor) -> T:
+            result = job(cursor)
+            self._documents.database.report(written)
+            return result
+
+        return self._documents.database.write(telling)

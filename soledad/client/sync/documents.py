@@ -12,35 +12,35 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from hashlib import sha256
 from os import urandom
-from typing import Any, Protocol
+from typing import Protocol
 
 from attrs import define, evolve, field, frozen
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from soledad.client.documents import Documents
 from soledad.client.interfaces import IJournal, IRemoteDocuments
+from soledad.client.sync.committing import Committing, abandoned
 from soledad.client.sync.plan import PagePlan, PushPlan, plan_comparison, plan_page, plan_push
 from soledad.client.sync.watch import Verdict, as_error, found_in, judge
 from soledad.crypto import checkpoint as checkpoints
 from soledad.crypto.checkpoint import Checkpoint, Commit, KeyringMark, open_checkpoint, seal_checkpoint
 from soledad.crypto.keyring import Keyring, OpenKeyring
 from soledad.crypto.record import RecordNames, RecordOpener, record_name, seal_named
-from soledad.deferreds import Worker
+from soledad.deferreds import Worker, deferred
 from soledad.errors import (
     CryptoError,
     PreconditionFailed,
     QuotaExceeded,
-    SoledadError,
     StaleToken,
     UnexpectedAnswer,
     UnknownKey,
 )
 from soledad.model.conflict import Versions
 from soledad.model.ids import DocId, RecordName, UserId
-from soledad.model.syncing import Following, Look, Outgoing, Pending, Standing
+from soledad.model.syncing import Following, Look, Outgoing, Pending, Pulled, Standing
 from soledad.model.tampering import FOUND, Incident, IncidentKind, Problem, Reason, TamperPolicy
 from soledad.streams import Progress
 from soledad.wire.changes import (
@@ -141,6 +141,11 @@ class Exchange:
     #: Whether the server's keyring was looked at, and whether it is older than it was.
     _settled: bool = field(default=False, init=False)
     _is_keyring_back: bool = field(default=False, init=False)
+    _committing: Committing = field(factory=Committing, init=False)
+    #: The push behind the one that is pending.
+    _planning: Deferred[PushPlan | None] = field(factory=lambda: succeed(None), init=False)
+    #: The names of the page that was planned last: what is known of them may be about to be committed.
+    _planned: frozenset[RecordName] = field(default=frozenset(), init=False)
     #: The change number of the blobs that the server has told last.
     blobs: str = field(default="", init=False)
 
@@ -166,6 +171,9 @@ class Exchange:
                 await self._pause(attempt)
             else:
                 break
+            finally:
+                await abandoned(self._planning)
+                await self._committing.give_up()
         assert generation is not None
         return generation
 
@@ -256,12 +264,12 @@ class Exchange:
                 return head
             came += len(page.records)
             most = await self._most(came, most)
-            # While one page is opened, the next one comes.
+            # While one page is opened, the next one comes; while one is committed, the next one is opened.
             following = self._parts.remote.pull(page.head.cursor)
             try:
-                await self._take(page.records, page.head.cursor)
+                await self._begin_taking(page.records, page.head.cursor)
             except BaseException:
-                await _abandoned(following)
+                await abandoned(following)
                 raise
 
     async def _most(self, came: int, most: int) -> int:
@@ -271,6 +279,7 @@ class Exchange:
         :raise UnexpectedAnswer: more have come.
         """
         if came > most:
+            await self._committing.end()
             most = 2 * len(await self._parts.journal.hashes()) + MANY
             if came > most:
                 raise UnexpectedAnswer("pages that do not end")
@@ -294,6 +303,12 @@ class Exchange:
 
     async def _take(self, records: Sequence[SealedRecord], cursor: str) -> None:
         """Take records, and go on behind them."""
+        await self._begin_taking(records, cursor)
+        await self._committing.end()
+        self._go_on()
+
+    async def _begin_taking(self, records: Sequence[SealedRecord], cursor: str) -> None:
+        """Do as `_take`, but for the end of the commit."""
         plan = await self._plan(records)
         if plan.is_copy:
             await self._become_another()
@@ -303,7 +318,7 @@ class Exchange:
             raise UnexpectedAnswer("hardly a record that opens")
         now = evolve(self._standing, cursor=cursor, digest=plan.digest)
         if plan.arrivals or now != self._standing:
-            await self._parts.documents.apply_by(lambda: self._parts.journal.take(plan.arrivals, now))
+            await self._committing.begin(lambda written: self._apply(plan.arrivals, now, written))
             self._standing = now
             for one in plan.arrivals:
                 self._problems.pop(one.name, None)
@@ -312,7 +327,15 @@ class Exchange:
         self._progress.add(sum(len(record.data) for record in records))
         self._go_on()
 
+    @deferred
+    async def _apply(self, arrivals: Sequence[Pulled], now: Standing, written: Callable[[], None]) -> None:
+        await self._parts.documents.apply_by(lambda: self._parts.journal.take(arrivals, now, written))
+
     async def _plan(self, records: Sequence[SealedRecord]) -> PagePlan:
+        before, self._planned = self._planned, frozenset(record.name for record in records)
+        if not before.isdisjoint(self._planned):
+            # What is known of them is changed by the page before.
+            await self._committing.end()
         known = await self._parts.journal.known_and_sent([record.name for record in records])
         keyring = self._keyring
         opener = RecordOpener(keyring.roots, RecordNames.under(keyring.names_key)).open
@@ -489,6 +512,7 @@ class Exchange:
         kinds = set(found)
         if not kinds:
             return
+        await self._committing.end()
         now = self._parts.now()
         of_records = [one for one in await self._parts.journal.problems() if FOUND.get(one.reason) in kinds]
         # However many records somebody invents: those of documents that are here are told of first.
@@ -568,21 +592,19 @@ class Exchange:
                 await self._parts.journal.settle(self._standing)
                 await self._prepare(plan)
             else:
-                following = await self._seal(plan)
-                await self._parts.journal.settle(self._standing, following)
-                self._pending = following[0]
+                await self._go_on_with(plan)
             self._progress.add(len(pending.push))
             self._go_on()
 
     async def _send(self, pending: Pending) -> PushPlan | None:
-        """Send a push; return what the next one is to be: while this is on its way, that is sealed."""
+        """Send a push; return what the next one is to be, which was planned meanwhile."""
         sending = self._parts.remote.push(pending.push, pending.tag, pending.follows)
         try:
-            outgoing = await self._parts.journal.outgoing(RECORDS_LIMIT, BATCH, True)
-            plan = await self._plan_push(outgoing, pending.digest) if outgoing else None
+            plan = await self._planning
         except BaseException:
-            await _abandoned(sending)
+            await abandoned(sending)
             raise
+        self._planning = succeed(None)
         try:
             cursor = await sending
         except QuotaExceeded:
@@ -601,6 +623,23 @@ class Exchange:
         )
         return plan
 
+    async def _go_on_with(self, plan: PushPlan) -> None:
+        """Settle the push that arrived, and keep the next one; what comes behind that is planned from the commit on."""
+        pending, sent = await self._seal(plan)
+        journal, now = self._parts.journal, self._standing
+        await self._committing.begin(lambda written: journal.go_on(now, (pending, sent), written))
+        self._planning = self._plan_behind(plan)
+        await self._committing.end()
+        self._pending = pending
+
+    @deferred
+    async def _plan_behind(self, plan: PushPlan) -> PushPlan | None:
+        """Plan what comes behind another plan.  What was changed meanwhile has its turn when there is nothing left."""
+        if plan.last is None:
+            return None
+        outgoing = await self._parts.journal.outgoing_behind(RECORDS_LIMIT, BATCH, plan.last)
+        return await self._plan_push(outgoing, plan.digest) if outgoing else None
+
     async def _prepare(self, plan: PushPlan | None) -> None:
         """
         Make the next push ready, and keep it, if there is something to send.
@@ -618,7 +657,7 @@ class Exchange:
             if plan.sent or self._has_to_tell:
                 pending, sent = await self._seal(plan)
                 await self._parts.journal.keep(pending, sent)
-                self._pending = pending
+                self._pending, self._planning = pending, self._plan_behind(plan)
                 return
             plan = None
 
@@ -725,12 +764,3 @@ def _named(keyring: Keyring, outgoing: Iterable[Outgoing]) -> list[tuple[RecordN
 
 def _sealed(keyring: Keyring, name: RecordName, versions: Versions) -> SealedRecord:
     return seal_named(keyring.current, name, urandom(SALT_SIZE), versions)
-
-
-async def _abandoned(work: Deferred[Any]) -> None:
-    """Wait for the end of what nobody wants any more."""
-    work.cancel()
-    try:
-        await work
-    except (SoledadError, CancelledError):
-        return

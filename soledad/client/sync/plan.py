@@ -153,6 +153,8 @@ class PushPlan:
     held_back: tuple[tuple[Problem, DocId], ...]
     #: Documents that the server has just so, with the number of the change that this holds for.
     same: tuple[tuple[DocId, int], ...]
+    #: The last document of those that were to go out for which there was room; `None`: there was none.
+    last: DocId | None
 
     @property
     def is_all_sent(self) -> bool:
@@ -180,6 +182,7 @@ def plan_push(
     pairs: list[tuple[SealedRecord, Sent]] = []
     held_back: list[tuple[Problem, DocId]] = []
     same: list[tuple[DocId, int]] = []
+    last: DocId | None = None
     mac = Mac(digest_key)
     for name, one in outgoing:
         before = known.get(name, _NOTHING)
@@ -199,9 +202,10 @@ def plan_push(
                 break
             pairs.append((record, _sent(record, one, replica)))
             digest = replaced(digest, mac, name, before.hash, pairs[-1][1].hash)
+        last = doc_id
     pairs.sort(key=lambda pair: pair[0].name)
     records, sent = tuple(record for record, _ in pairs), tuple(note for _, note in pairs)
-    return PushPlan(records, sent, digest, tuple(held_back), tuple(same))
+    return PushPlan(records, sent, digest, tuple(held_back), tuple(same), last)
 
 
 #: Bytes of a record's frame in a push.
