@@ -26,8 +26,10 @@ from soledad.wire.changes import SealedRecord
 from soledad.wire.container import COMMITMENT_SIZE, Purpose
 
 VERSION = 1
+_VERSION = bytes((VERSION,))
 #: Bytes of a record's inside, at most.
 MAX_RECORD = 4 * 1024 * 1024
+_PURPOSE = Purpose.RECORD
 _TOMBSTONE, _DOCUMENT = b"\0", b"\1"
 #: Lengths of attachments are below this, as every database can hold them.
 _MAX_LENGTH = 1 << 63
@@ -95,7 +97,7 @@ def open_record(keys: Keys, names_key: bytes, record: SealedRecord) -> Versions:
 
 def _context(name: RecordName) -> Context:
     """Return where a record belongs."""
-    return Context(Purpose.RECORD, "", name)
+    return Context(_PURPOSE, "", name)
 
 
 # --- values to bytes ------------------------------------------------------------------------------------------------
@@ -103,11 +105,11 @@ def _context(name: RecordName) -> Context:
 
 def encode(versions: Versions) -> bytes:
     """Return the inside of a record. :raise DocumentTooBig: it has more bytes than a record may have."""
-    others = sorted((one.rev, _version(one)) for one in versions.alternatives)
+    others = sorted([(one.rev, _version(one)) for one in versions.alternatives])
     try:
         count = (len(others) + 1).to_bytes(2, "big")
-        parts = (bytes((VERSION,)), _text16(versions.doc_id), count, _version(versions.current))
-        encoded = b"".join((*parts, *(one for _, one in others)))
+        parts = [_VERSION, _text16(versions.doc_id), count, _version(versions.current)]
+        encoded = b"".join(parts + [one for _, one in others])
     except OverflowError:
         # A name or a number of things that is too large to be written down.
         raise DocumentTooBig(MAX_RECORD + 1, MAX_RECORD) from None
@@ -118,9 +120,9 @@ def encode(versions: Versions) -> bytes:
 
 def _version(version: Stored) -> bytes:
     content = _TOMBSTONE if version.content is None else _DOCUMENT + _text32(version.content)
-    attachments = sorted((name.encode(), pointer) for name, pointer in version.attachments.items())
+    attachments = sorted([(name.encode(), pointer) for name, pointer in version.attachments.items()])
     count = len(attachments).to_bytes(2, "big")
-    return b"".join((_text32(version.rev), content, count, *(_attachment(*one) for one in attachments)))
+    return b"".join([_text32(version.rev), content, count] + [_attachment(*one) for one in attachments])
 
 
 def _attachment(name: bytes, pointer: Pointer) -> bytes:
@@ -165,7 +167,7 @@ def parse(data: bytes) -> Versions:
         raise MalformedRecord(type(error).__name__) from None
     if fields.position != len(data):
         raise MalformedRecord("bytes behind the end")
-    if versions.revs != (first.rev, *(one.rev for one in others)):
+    if versions.revs != tuple([one.rev for one in (first, *others)]):
         raise MalformedRecord("revisions are not written as they should be")
     return versions
 
@@ -196,7 +198,8 @@ def _parsed(fields: Fields, doc_id: DocId) -> Stored:
     if kind == _DOCUMENT:
         content = _text(fields, 4)
         contents.check(content)
-    attachments = _attachments(fields, fields.number(2))
+    count = fields.number(2)
+    attachments = _attachments(fields, count) if count else {}
     if attachments and content is None:
         raise MalformedRecord("a tombstone with attachments")
     return Stored(doc_id, rev, content, attachments)

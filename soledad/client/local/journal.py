@@ -269,16 +269,16 @@ def outgoing_behind(cursor: Cursor, records: int, size: int, last: DocId | None)
     """Do as `outgoing` with those behind a document, without a look at what was changed since; changes nothing."""
     # CROSS: what waits is gone through, and not all documents, however few of either there are.
     query = f"""
-        SELECT sync_outgoing.generation, {COLUMNS} FROM sync_outgoing CROSS JOIN document USING (doc_id)
+        SELECT {COLUMNS}, sync_outgoing.generation FROM sync_outgoing CROSS JOIN document USING (doc_id)
         WHERE doc_id NOT IN (SELECT doc_id FROM sync_problem WHERE doc_id IS NOT NULL)
         {"" if last is None else "AND sync_outgoing.doc_id > ?"} ORDER BY sync_outgoing.doc_id LIMIT ?
     """
     found: list[Outgoing] = []
-    for generation, *row in cursor.execute(query, (records,) if last is None else (last, records)).fetchall():
-        stored = from_row(row)
+    for row in cursor.execute(query, (records,) if last is None else (last, records)).fetchall():
+        stored = from_row(row[:-1])
         versions = documents.get_versions(cursor, stored.doc_id) if stored.has_conflicts else Versions(stored)
         assert versions is not None
-        found.append(Outgoing(versions, generation))
+        found.append(Outgoing(versions, row[-1]))
         size -= len(stored.content or "") + sum(len(one.content or "") for one in versions.alternatives)
         if size <= 0:
             break

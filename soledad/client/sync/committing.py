@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred
 
+from soledad.deferreds import unawaited
 from soledad.errors import SoledadError
 
 #: Begins a write; is given what is to be called, on the reactor, when only the commit is left.
@@ -43,7 +44,7 @@ class Committing:
             return outcome
 
         self._work = write(tell)
-        self._work.addBoth(ended)
+        unawaited(self._work.addBoth(ended))
         await written
 
     async def end(self) -> None:

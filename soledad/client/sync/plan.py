@@ -106,6 +106,8 @@ def _goes_on(before: str, versions: Versions) -> bool:
 
 def _own(versions: Versions, replica: str) -> int:
     """Return the greatest count of a replica in a record."""
+    if not versions.alternatives:
+        return revision.counted(versions.current.rev, replica)
     return max([revision.counted(rev, replica) for rev in versions.revs])
 
 
@@ -153,7 +155,7 @@ class PushPlan:
     held_back: tuple[tuple[Problem, DocId], ...]
     #: Documents that the server has just so, with the number of the change that this holds for.
     same: tuple[tuple[DocId, int], ...]
-    #: The last document of those that were to go out for which there was room; `None`: there was none.
+    #: The last document that goes out, in the order in which they wait.
     last: DocId | None
 
     @property
@@ -182,7 +184,6 @@ def plan_push(
     pairs: list[tuple[SealedRecord, Sent]] = []
     held_back: list[tuple[Problem, DocId]] = []
     same: list[tuple[DocId, int]] = []
-    last: DocId | None = None
     mac = Mac(digest_key)
     for name, one in outgoing:
         before = known.get(name, _NOTHING)
@@ -202,7 +203,7 @@ def plan_push(
                 break
             pairs.append((record, _sent(record, one, replica)))
             digest = replaced(digest, mac, name, before.hash, pairs[-1][1].hash)
-        last = doc_id
+    last = pairs[-1][1].doc_id if pairs else None
     pairs.sort(key=lambda pair: pair[0].name)
     records, sent = tuple(record for record, _ in pairs), tuple(note for _, note in pairs)
     return PushPlan(records, sent, digest, tuple(held_back), tuple(same), last)
