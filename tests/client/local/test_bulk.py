@@ -32,6 +32,16 @@ class InsertTests(SynchronousTestCase):
             bulk.insert(cursor, "INSERT INTO t", rows)
             self.assertEqual(cursor.execute("SELECT a, b FROM t ORDER BY rowid").fetchall(), rows)
 
+    def test_behind(self) -> None:
+        """What ends the statement holds for all rows: those of blocks, and the others."""
+        for number in NUMBERS:
+            cursor = sqlcipher.connect(":memory:").cursor()
+            cursor.execute("CREATE TABLE t (a PRIMARY KEY, b)")
+            for times in (1, 2):
+                rows = [(one, times) for one in range(number)]
+                bulk.insert(cursor, "INSERT INTO t", rows, "ON CONFLICT (a) DO UPDATE SET b = excluded.b")
+                self.assertEqual(cursor.execute("SELECT a, b FROM t ORDER BY a").fetchall(), rows)
+
 
 class ManyDocumentsTests(DocumentsTestCase):
     """Documents that are put, or come from elsewhere, many at a time."""
