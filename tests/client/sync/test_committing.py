@@ -15,9 +15,9 @@ from soledad import Soledad
 from soledad.client.sync.committing import Committing, abandoned
 from soledad.crypto.record import open_record
 from soledad.deferreds import Outlasting, deferred, unawaited
-from soledad.errors import StorageFull
+from soledad.errors import ConnectionFailed, StorageFull
 from soledad.model.conflict import Applied
-from soledad.model.syncing import Following, Pulled, Standing
+from soledad.model.syncing import Following, Outgoing, Pulled, Standing
 from tests.client.sync.devices import DevicesTestCase, put_between
 
 
@@ -103,10 +103,12 @@ class CommittingTests(SynchronousTestCase):
 
 @define(eq=False)
 class Late:
-    """A journal whose commits take a second."""
+    """A journal whose commits take a second, and cannot be stopped; reading what comes behind a push takes two."""
 
     _journal: Any
     _clock: Clock
+    #: Whether the disk is full when the commits end.
+    is_full: bool = False
     #: How many are under way.
     commits: int = 0
     #: How often something else was begun meanwhile.
@@ -114,29 +116,41 @@ class Late:
 
     def __getattr__(self, name: str) -> Any:
         """Return a method."""
-        if self.commits and name in ("known", "known_and_sent", "outgoing_behind"):
+        if self.commits and name == "known_and_sent":
             self.meanwhile += 1
         return getattr(self._journal, name)
 
     def take(self, arrivals: Sequence[Pulled], now: Standing, written: Callable[[], object]) -> Deferred[list[Applied]]:
         """Do it in a second."""
-        return self._late(lambda: self._journal.take(arrivals, now, written), written)
+        return self._commit(lambda: self._journal.take(arrivals, now, written), written)
 
     def go_on(self, now: Standing, following: Following, written: Callable[[], object]) -> Deferred[None]:
         """Do it in a second."""
-        return self._late(lambda: self._journal.go_on(now, following, written), written)
+        return self._commit(lambda: self._journal.go_on(now, following, written), written)
 
     @deferred
-    async def _late(self, work: Callable[[], Deferred[Any]], written: Callable[[], object]) -> Any:
+    async def outgoing_behind(self, *arguments: Any) -> list[Outgoing]:
+        """Do it in two seconds."""
+        self.meanwhile += self.commits
+        await self._passed(2)
+        found: list[Outgoing] = await self._journal.outgoing_behind(*arguments)
+        return found
+
+    @deferred
+    async def _commit(self, work: Callable[[], Deferred[Any]], written: Callable[[], object]) -> Any:
         self.commits += 1
-        waited: Deferred[None] = Deferred()
-        self._clock.callLater(1, waited.callback, None)
+        passed = self._passed(1)
         written()
-        try:
-            await waited
-            return await work()
-        finally:
-            self.commits -= 1
+        await passed
+        self.commits -= 1
+        if self.is_full:
+            raise StorageFull("disk")
+        return await work()
+
+    def _passed(self, seconds: float) -> Deferred[None]:
+        passed: Outlasting[None] = Outlasting(lambda _: None)
+        self._clock.callLater(seconds, passed.callback, None)
+        return passed
 
 
 class MeanwhileTests(DevicesTestCase):
@@ -199,28 +213,75 @@ class MeanwhileTests(DevicesTestCase):
         self.assert_well(self.one, two)
 
     def test_pull(self) -> None:
-        """A page is opened before the one before it is committed; what is in both is judged by the former."""
+        """A page is opened before the one before it is committed, unless one record is in both."""
+        self.sync(self.one)
+        for is_again in (False, True):
+            two = self.another()
+            late = self.late(two)
+
+            def change(name: str, number: int, answer: Any, two: Soledad = two, is_again: bool = is_again) -> Any:
+                if is_again and (name, number) == ("pull", 0):
+                    # Last the one that has just come.
+                    first = answer_id(two, answer)
+                    for doc_id in sorted("abc", key=lambda doc_id: doc_id == first):
+                        self.put(self.one, doc_id, {"n": f"{doc_id} again"})
+                    self.sync(self.one)
+                return answer
+
+            self.sync_slowly(two, after=change)
+            self.assertEqual(late.meanwhile > 0, not is_again)
+            expected = [f"{doc_id} again" if is_again else doc_id for doc_id in "abc"]
+            self.assertEqual([self.content(two, doc_id)["n"] for doc_id in "abc"], expected)
+            self.assert_well(self.one, two)
+
+    def test_no_answer_meanwhile(self) -> None:
+        """A sync that fails while a page is committed ends when that has ended."""
         self.sync(self.one)
         two = self.another()
-        late = self.late(two)
+        self.late(two)
 
-        def change(name: str, number: int, answer: Any) -> Any:
-            if name == "pull" and number == 0:
-                self.put(self.one, answer_id(two, answer), {"n": "again"})
-                self.sync(self.one)
-            return answer
+        def lose(name: str, number: int) -> None:
+            if number == 2:
+                raise ConnectionFailed()
 
-        self.sync_slowly(two, after=change)
-        self.assertGreater(late.meanwhile, 0)
-        self.assertEqual(sorted(self.content(two, doc_id)["n"] for doc_id in "abc")[0], "again")
+        put_between(two, before=lose)
+        syncing = two.sync()
+        # The page before the one that is committed when the answer does not come.
+        two._reactor.advance(1)
+        self.assertNoResult(syncing)
+        two._reactor.advance(1)
+        self.failureResultOf(syncing, ConnectionFailed)
+        self.sync_slowly(two)
+        self.assertEqual([self.content(two, doc_id)["n"] for doc_id in "abc"], ["a", "b", "c"])
         self.assert_well(self.one, two)
 
-    def test_killed(self) -> None:
-        """A sync that ends while a commit is under way waits for that, and the next one goes on."""
-        self.late(self.one)
+    def test_full_meanwhile(self) -> None:
+        """A sync that fails while the next push is planned ends when that has ended."""
+        late = self.late(self.one)
         syncing = self.one.sync()
-        self.one._reactor.advance(0.5)
+        self.one._reactor.advance(2)
+        late.is_full = True
+        self.assertEqual(late.commits, 1)
+        self.one._reactor.advance(1)
+        self.assertEqual(late.commits, 0)
+        self.assertNoResult(syncing)
+        self.one._reactor.advance(1)
+        self.failureResultOf(syncing, StorageFull)
+        late.is_full = False
+        self.sync_slowly(self.one)
+        two = self.another()
+        self.sync(two)
+        self.assertEqual([self.content(two, doc_id)["n"] for doc_id in "abc"], ["a", "b", "c"])
+        self.assert_well(self.one, two)
+
+    def test_stopped(self) -> None:
+        """A sync that is stopped while a push is committed ends when that has ended, and the next one goes on."""
+        late = self.late(self.one)
+        syncing = self.one.sync()
+        self.one._reactor.advance(2)
+        self.assertEqual(late.commits, 1)
         stopping = self.one.stop_sync()
+        self.assertNoResult(syncing)
         for _ in range(5):
             self.one._reactor.advance(1)
         self.now(stopping)
