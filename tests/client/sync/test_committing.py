@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import define, evolve
@@ -86,7 +87,7 @@ class CommittingTests(SynchronousTestCase):
             stopped: list[Outlasting[None]] = []
             # As the database's: what runs ends as it does.
             work: Outlasting[None] = Outlasting(stopped.append)
-            begun = Deferred.fromCoroutine(self.committing.begin(lambda tell, work=work: work))
+            begun = Deferred.fromCoroutine(self.committing.begin(partial(_given, work)))
             begun.cancel()
             self.failureResultOf(begun, CancelledError)
             given_up = Deferred.fromCoroutine(self.committing.give_up())
@@ -168,7 +169,8 @@ class MeanwhileTests(DevicesTestCase):
         assert store._syncing is not None
         parts = store._syncing.parts
         late = Late(parts.journal, store._reactor)
-        store._syncing.parts = evolve(parts, journal=late)
+        journal: Any = late
+        store._syncing.parts = evolve(parts, journal=journal)
         return late
 
     def sync_slowly(self, store: Soledad, **what: Any) -> None:
@@ -291,6 +293,11 @@ class MeanwhileTests(DevicesTestCase):
         self.sync(two)
         self.assertEqual([self.content(two, doc_id)["n"] for doc_id in "abc"], ["a", "b", "c"])
         self.assert_well(self.one, two)
+
+
+def _given(work: Deferred[None], tell: Callable[[], None]) -> Deferred[None]:
+    """Write what is begun already."""
+    return work
 
 
 def answer_id(store: Soledad, page: Any) -> str:
