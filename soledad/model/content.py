@@ -38,9 +38,9 @@ def parse(text: str | bytes, decoder: json.JSONDecoder | None = None) -> Content
     return value
 
 
-def check(text: str) -> None:
+def check(text: str) -> Content:
     """
-    Look whether a text is a document's content.
+    Look whether a text is a document's content, and return what it stands for.
 
     :raise InvalidJSON: it is not a JSON object, or has numbers that are none.
     :raise InvalidContent: it has what no content may have.
@@ -50,6 +50,7 @@ def check(text: str) -> None:
     # have a lone surrogate.
     if "\\u" in text or text.count("{") + text.count("[") > MAX_DEPTH:
         canonical(value)
+    return value
 
 
 def render(content: Content) -> str:
@@ -58,7 +59,7 @@ def render(content: Content) -> str:
 
     :raise InvalidContent: it is not a JSON object.
     """
-    return _dumped(content, _IN_THEIR_ORDER)
+    return render_copy(copied(content))
 
 
 def canonical(content: Content) -> str:
@@ -67,15 +68,39 @@ def canonical(content: Content) -> str:
 
     :raise InvalidContent: it is not a JSON object.
     """
-    return _dumped(content, _SORTED)
+    return _dumped(copied(content), _SORTED)
 
 
-def _dumped(content: object, encoder: json.JSONEncoder) -> str:
+def copied(content: Content) -> Content:
+    """
+    Return what parsing the content's text would: a copy of it that no one else can change, of the plain types alone.
+
+    It takes a tenth of the time.  What is refused here is what `json` would change in silence (keys that are not text,
+    tuples), what is no JSON at all, and what is nested too deeply, such as a value within itself.
+
+    :raise InvalidContent: it is not a JSON object.
+    """
     if not isinstance(content, dict):
         raise InvalidContent("not a dict")
     try:
-        _check(content, 1)
-        text = encoder.encode(content)
+        copy: Content = _copied(content, 1)
+    except RecursionError:
+        raise InvalidContent("nested too deeply") from None
+    return copy
+
+
+def render_copy(copy: Content) -> str:
+    """
+    Do as `render`, of what `copied` returned.
+
+    :raise InvalidContent: it has lone surrogates, or numbers that are none.
+    """
+    return _dumped(copy, _IN_THEIR_ORDER)
+
+
+def _dumped(copy: Content, encoder: json.JSONEncoder) -> str:
+    try:
+        text = encoder.encode(copy)
         text.encode()
     except RecursionError:
         raise InvalidContent("nested too deeply") from None
@@ -86,26 +111,39 @@ def _dumped(content: object, encoder: json.JSONEncoder) -> str:
     return text
 
 
-def _check(value: Any, depth: int) -> None:
-    """
-    Refuse what `json` would change in silence: keys that are not text, tuples, and what is no JSON at all.
-
-    Also what is nested too deeply, such as a value within itself.
-    """
+def _copied(value: Any, depth: int) -> Any:
     if depth > MAX_DEPTH and isinstance(value, dict | list):
         raise InvalidContent("nested too deeply, or within itself")
     if isinstance(value, dict):
+        # No comprehensions: they would need twice as many frames, of which there are not many.
+        copy = {}
         for key, item in value.items():
-            if not isinstance(key, str):
-                raise InvalidContent("a key that is not text")
-            if type(item) not in _ATOMS:
-                _check(item, depth + 1)
-    elif isinstance(value, list):
+            plain = key if type(key) is str else _plain_key(key)
+            copy[plain] = item if type(item) in _ATOMS else _copied(item, depth + 1)
+        return copy
+    if isinstance(value, list):
+        items = []
         for item in value:
-            if type(item) not in _ATOMS:
-                _check(item, depth + 1)
-    elif not isinstance(value, _ATOMS):
-        raise InvalidContent(f"a value of type {type(value).__name__}")
+            items.append(item if type(item) in _ATOMS else _copied(item, depth + 1))
+        return items
+    return _plain(value)
+
+
+def _plain_key(key: object) -> str:
+    if not isinstance(key, str):
+        raise InvalidContent("a key that is not text")
+    return str.__str__(key)
+
+
+def _plain(value: object) -> str | int | float:
+    """Return the plain value of one that is of a derived class: as `json` does, whatever such a class says."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    raise InvalidContent(f"a value of type {type(value).__name__}")
 
 
 def _no_number(name: str) -> NoReturn:

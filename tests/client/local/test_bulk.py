@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from soledad.client.local import bulk, documents, indexes
 from soledad.client.local.bulk import BLOCK
 from soledad.client.local.indexes import Kind
-from soledad.errors import DocumentTooBig, RevisionConflict
+from soledad.errors import RevisionConflict
 from soledad.model.conflict import Applied, Outcome, Versions
 from soledad.model.document import Stored, Written
 from soledad.model.ids import DocId
@@ -36,9 +36,9 @@ class InsertTests(SynchronousTestCase):
 class ManyDocumentsTests(DocumentsTestCase):
     """Documents that are put, or come from elsewhere, many at a time."""
 
-    def put_all(self, names: Iterable[str], rev: str = "", limit: int | None = None) -> list[Written]:
+    def put_all(self, names: Iterable[str], rev: str = "") -> list[Written]:
         """Put documents, each of which has its name as a word."""
-        return documents.put_all(self.cursor, REPLICA, [new(name, rev) for name in names], limit)
+        return documents.put_all(self.cursor, REPLICA, [new(name, rev) for name in names])
 
     def apply_all(self, names: Iterable[str]) -> list[Applied]:
         """Take documents from elsewhere."""
@@ -120,14 +120,6 @@ class ManyDocumentsTests(DocumentsTestCase):
         changed = new(names[0], f"{REPLICA}:1")
         written = documents.put_all(self.cursor, REPLICA, [*(new(name, "") for name in names), changed])
         self.assertEqual(written[-1].rev, f"{REPLICA}:2")
-
-    def test_too_big(self) -> None:
-        """The size of all is looked at before anything is written."""
-        names = names_of(2 * BLOCK)
-        names[-1] += "x" * 100
-        with self.assertRaises(DocumentTooBig):
-            self.put_all(names, limit=100)
-        self.assertEqual(documents.get_all(self.cursor, True), (0, []))
 
     def test_from_elsewhere(self) -> None:
         """Of those that come, some of which are there, each comes to what it would alone."""
