@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from functools import lru_cache
 
@@ -144,6 +144,25 @@ def _find(cursor: Cursor, kind: Kind, name: str) -> Index | None:
 
 
 @define(eq=False)
+class _Rows:
+    """What a job changes in an index of keys."""
+
+    index: Index
+    #: Rows that have to be there then; and those that must not, if they are not among these.
+    there: set[tuple[str, ...]] = field(factory=set, init=False)
+    gone: set[tuple[str, ...]] = field(factory=set, init=False)
+
+    def replace(self, doc_id: str, was: list[Key], becomes: list[Key]) -> None:
+        """Let a document have other keys; of what was asked for before, this is what counts."""
+        if was:
+            before = {(*key, doc_id) for key in was}
+            self.gone |= before
+            self.there -= before
+        for key in becomes:
+            self.there.add((*key, doc_id))
+
+
+@define(eq=False)
 class Upkeep:
     """
     What the writes of one job change in the indexes: part of every write of a current version.
@@ -153,23 +172,22 @@ class Upkeep:
 
     _cursor: Cursor
     _texts: list[Index] = field(init=False)
-    #: For each index of keys: the rows that have to be there, or must not.
-    _rows: list[tuple[Index, dict[tuple[str, ...], bool]]] = field(init=False)
+    _rows: list[_Rows] = field(init=False)
     _sets: dict[frozenset[str], frozenset[str]] = field(factory=dict, init=False)
 
     def __enter__(self) -> Upkeep:
         """Look which indexes there are."""
         there = defined(self._cursor)
         self._texts = [one for one in there if one.kind is Kind.TEXT]
-        self._rows = [(one, {}) for one in there if one.kind is Kind.KEYS]
+        self._rows = [_Rows(one) for one in there if one.kind is Kind.KEYS]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Write the rows; after a failure there is nothing to be written."""
         if kind is None:
-            for one, rows in self._rows:
-                _remove(self._cursor, one, [row for row, stays in rows.items() if not stays])
-                _insert(self._cursor, one, [row for row, stays in rows.items() if stays])
+            for rows in self._rows:
+                _remove(self._cursor, rows.index, rows.gone - rows.there)
+                _insert(self._cursor, rows.index, rows.there)
 
     def reindex(self, row_id: int, before: str | None, after: Stored, ours: bool = True) -> frozenset[str]:
         """
@@ -184,22 +202,19 @@ class Upkeep:
         """
         if not self._rows and not self._texts:
             return _NO_NAMES
-        content = _parsed(after.content)
+        content = _parsed(after.content) if after.value is None else after.value
         old = content if before == after.content else _parsed(before)
         keys = _keys if ours else _keys_if_allowed
         names = []
         for one in self._texts:
             text.replace(self._cursor, one.table, one.terms, row_id, content, after.attachments)
-        for one, rows in self._rows:
-            was = [] if old is None else _keys_if_allowed(one, after.doc_id, old)
-            becomes = was if content is old else keys(one, after.doc_id, content)
+        for rows in self._rows:
+            was = [] if old is None else _keys_if_allowed(rows.index, after.doc_id, old)
+            becomes = was if content is old else keys(rows.index, after.doc_id, content)
             if becomes is not was:
-                for key in was:
-                    rows[*key, after.doc_id] = False
-                for key in becomes:
-                    rows[*key, after.doc_id] = True
+                rows.replace(after.doc_id, was, becomes)
             if was or becomes:
-                names.append(one.name)
+                names.append(rows.index.name)
         found_in = frozenset(names)
         # Most documents are in the same indexes: one set for all of them.
         return self._sets.setdefault(found_in, found_in)
@@ -228,13 +243,12 @@ def _keys_if_allowed(one: Index, doc_id: str, content: contents.Content | None) 
         return []
 
 
-def _insert(cursor: Cursor, one: Index, rows: list[tuple[str, ...]]) -> None:
-    if rows:
-        # Rows that stayed are there already.
-        bulk.insert(cursor, f"INSERT OR IGNORE INTO {one.table}", sorted(rows))
+def _insert(cursor: Cursor, one: Index, rows: Iterable[tuple[str, ...]]) -> None:
+    # Rows that stayed are there already.
+    bulk.insert(cursor, f"INSERT OR IGNORE INTO {one.table}", sorted(rows))
 
 
-def _remove(cursor: Cursor, one: Index, rows: list[tuple[str, ...]]) -> None:
+def _remove(cursor: Cursor, one: Index, rows: Iterable[tuple[str, ...]]) -> None:
     if rows:
         condition = " AND ".join(f"{column} = ?" for column in [*one.columns, "doc"])
         cursor.executemany(f"DELETE FROM {one.table} WHERE {condition}", sorted(rows))
