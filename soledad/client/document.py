@@ -125,7 +125,8 @@ class Document:
     def _begin(self, text: str | None, attachments: Mapping[str, Pointer]) -> None:
         # All attributes that there will ever be: Python keeps objects small that get them when they are made.
         self.home = None
-        self._text, self._content = text, None
+        self._text = text
+        self._content: Content | None = None
         # Never changed: replaced.
         self._attachments = attachments
         # What most objects never need is made when it is asked for.
@@ -175,7 +176,8 @@ class Document:
         if not isinstance(text, str):
             raise InvalidJSON("not text")
         contents.parse(text)
-        self._text, self._content = text, None
+        self._text = text
+        self._content: Content | None = None
 
     def is_tombstone(self) -> bool:
         """Tell whether the document is deleted: it has no content."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from functools import lru_cache
 
@@ -148,18 +148,30 @@ class _Rows:
     """What a job changes in an index of keys."""
 
     index: Index
-    #: Rows that have to be there then; and those that must not, if they are not among these.
-    there: set[tuple[str, ...]] = field(factory=set, init=False)
-    gone: set[tuple[str, ...]] = field(factory=set, init=False)
+    #: Rows that have to be there, as long as none had to go.
+    _new: list[tuple[str, ...]] = field(factory=list, init=False)
+    #: Since then: for each row whether it has to be there.
+    _changed: dict[tuple[str, ...], bool] = field(factory=dict, init=False)
 
     def replace(self, doc_id: str, was: list[Key], becomes: list[Key]) -> None:
-        """Let a document have other keys; of what was asked for before, this is what counts."""
-        if was:
-            before = {(*key, doc_id) for key in was}
-            self.gone |= before
-            self.there -= before
+        """Let a document have other keys."""
+        if not was and not self._changed:
+            # A list: going through many rows in the order of their hashes would take longer than all else here.
+            for key in becomes:
+                self._new.append((*key, doc_id))
+            return
+        for key in was:
+            self._changed[*key, doc_id] = False
         for key in becomes:
-            self.there.add((*key, doc_id))
+            self._changed[*key, doc_id] = True
+
+    def write(self, cursor: Cursor) -> None:
+        """Write them, in the order of the table, neighbours together."""
+        new, changed = self._new, self._changed
+        if changed:
+            _remove(cursor, self.index, [row for row, stays in changed.items() if not stays])
+            new = [row for row in new if row not in changed] + [row for row, stays in changed.items() if stays]
+        _insert(cursor, self.index, new)
 
 
 @define(eq=False)
@@ -167,7 +179,7 @@ class Upkeep:
     """
     What the writes of one job change in the indexes: part of every write of a current version.
 
-    Rows are collected, and written when the ``with`` block ends: in the order of each table, neighbours together.
+    Rows are collected, and written when the ``with`` block ends.
     """
 
     _cursor: Cursor
@@ -186,8 +198,7 @@ class Upkeep:
         """Write the rows; after a failure there is nothing to be written."""
         if kind is None:
             for rows in self._rows:
-                _remove(self._cursor, rows.index, rows.gone - rows.there)
-                _insert(self._cursor, rows.index, rows.there)
+                rows.write(self._cursor)
 
     def reindex(self, row_id: int, before: str | None, after: Stored, ours: bool = True) -> frozenset[str]:
         """
@@ -243,12 +254,12 @@ def _keys_if_allowed(one: Index, doc_id: str, content: contents.Content | None) 
         return []
 
 
-def _insert(cursor: Cursor, one: Index, rows: Iterable[tuple[str, ...]]) -> None:
+def _insert(cursor: Cursor, one: Index, rows: list[tuple[str, ...]]) -> None:
     # Rows that stayed are there already.
     bulk.insert(cursor, f"INSERT OR IGNORE INTO {one.table}", sorted(rows))
 
 
-def _remove(cursor: Cursor, one: Index, rows: Iterable[tuple[str, ...]]) -> None:
+def _remove(cursor: Cursor, one: Index, rows: list[tuple[str, ...]]) -> None:
     if rows:
         condition = " AND ".join(f"{column} = ?" for column in [*one.columns, "doc"])
         cursor.executemany(f"DELETE FROM {one.table} WHERE {condition}", sorted(rows))
