@@ -93,6 +93,16 @@ class Document:
     has_conflicts: bool
     #: The store that it came from.
     home: Home | None
+    _text: str | None
+    _content: Content | None
+    # Never changed: replaced.
+    _attachments: Mapping[str, Pointer]
+    # What most objects never need is made when it is asked for.
+    _saving: Serial | None
+    _attaching: Serial | None
+    #: What it held when it was last loaded or saved; no attachments, not even none: it never was.
+    _saved: str | None
+    _saved_attachments: Mapping[str, Pointer] | None
 
     def __init__(
         self,
@@ -123,18 +133,9 @@ class Document:
             self.set_json(json)
 
     def _begin(self, text: str | None, attachments: Mapping[str, Pointer]) -> None:
-        # All attributes that there will ever be: Python keeps objects small that get them when they are made.
-        self.home = None
-        self._text = text
-        self._content: Content | None = None
-        # Never changed: replaced.
-        self._attachments = attachments
-        # What most objects never need is made when it is asked for.
-        self._saving: Serial | None = None
-        self._attaching: Serial | None = None
-        #: What it held when it was last loaded or saved; no attachments, not even none: it never was.
-        self._saved: str | None = None
-        self._saved_attachments: Mapping[str, Pointer] | None = None
+        # All attributes that there will ever be: Python keeps objects small that get theirs when they are made.
+        self.home = self._content = self._saving = self._attaching = self._saved = self._saved_attachments = None
+        self._text, self._attachments = text, attachments
 
     # --- content --------------------------------------------------------------------------------------
 
@@ -176,8 +177,7 @@ class Document:
         if not isinstance(text, str):
             raise InvalidJSON("not text")
         contents.parse(text)
-        self._text = text
-        self._content: Content | None = None
+        self._text, self._content = text, None
 
     def is_tombstone(self) -> bool:
         """Tell whether the document is deleted: it has no content."""

@@ -8,6 +8,7 @@ true differ, which Python's ``==`` would not see.  Source: docs/spec/documents.r
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from math import isinf
 from typing import Any, NoReturn
 
@@ -98,9 +99,9 @@ def render_copy(copy: Content) -> str:
     return _dumped(copy, _IN_THEIR_ORDER)
 
 
-def _dumped(copy: Content, encoder: json.JSONEncoder) -> str:
+def _dumped(copy: Content, encode: Callable[[Content], str]) -> str:
     try:
-        text = encoder.encode(copy)
+        text = encode(copy)
         text.encode()
     except RecursionError:
         raise InvalidContent("nested too deeply") from None
@@ -160,10 +161,19 @@ def _finite(text: str) -> float:
 # Made once: `json` would make one for each text.
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
 _CHECKER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
-_IN_THEIR_ORDER, _SORTED = (
+
+
+def _encoder(sort_keys: bool) -> Callable[[Content], str]:
     # What is within itself was refused before.
-    json.JSONEncoder(
+    encoder = json.JSONEncoder(
         sort_keys=sort_keys, ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
     )
-    for sort_keys in (False, True)
-)
+    # The part of it that is written in C, made once, too.  A Python that has none does without.
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return encoder.encode
+    encode = make(None, encoder.default, json.encoder.encode_basestring, None, ":", ",", sort_keys, False, False)
+    return lambda content: "".join(encode(content, 0))
+
+
+_IN_THEIR_ORDER, _SORTED = _encoder(sort_keys=False), _encoder(sort_keys=True)

@@ -196,9 +196,9 @@ def keys(terms: Sequence[Term], content: Content) -> list[Key]:
 
     :raise TooManyKeys: there are more than `MAX_KEYS`.
     """
-    key = tuple([text for term in terms if (text := term.text(content)) is not None])
-    if len(key) == len(terms):
-        return [key]
+    key: list[Any] = [term.text(content) for term in terms]
+    if None not in key:
+        return [tuple(key)]
     columns = [texts(term, content) for term in terms]
     number = prod(map(len, columns))
     if number > MAX_KEYS:

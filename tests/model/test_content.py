@@ -119,6 +119,13 @@ class ContentTests(SynchronousTestCase):
                 render(value)
             self.assertNotIn(SECRET, f"{invalid.exception} {invalid.exception!r}")
 
+    @given(contents)
+    def test_as_json_does(self, content: Content) -> None:
+        """The texts are those that `json` makes."""
+        for sort_keys, text in ((False, render(content)), (True, canonical(content))):
+            expected = json.dumps(content, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
+            self.assertEqual(text, expected)
+
     def test_keys_in_their_order(self) -> None:
         """Rendering keeps the order of keys, and non-ASCII text as it is."""
         self.assertEqual(render({"b": "ä", "a": [1, 2.5, None, True]}), '{"b":"ä","a":[1,2.5,null,true]}')

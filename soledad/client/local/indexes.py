@@ -185,6 +185,8 @@ class Upkeep:
     _cursor: Cursor
     _texts: list[Index] = field(init=False)
     _rows: list[_Rows] = field(init=False)
+    #: The names of all of them; and other sets of them.
+    _all: frozenset[str] = field(init=False)
     _sets: dict[frozenset[str], frozenset[str]] = field(factory=dict, init=False)
 
     def __enter__(self) -> Upkeep:
@@ -192,6 +194,7 @@ class Upkeep:
         there = defined(self._cursor)
         self._texts = [one for one in there if one.kind is Kind.TEXT]
         self._rows = [_Rows(one) for one in there if one.kind is Kind.KEYS]
+        self._all = frozenset(rows.index.name for rows in self._rows)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -226,6 +229,8 @@ class Upkeep:
                 rows.replace(after.doc_id, was, becomes)
             if was or becomes:
                 names.append(rows.index.name)
+        if len(names) == len(self._rows):
+            return self._all
         found_in = frozenset(names)
         # Most documents are in the same indexes: one set for all of them.
         return self._sets.setdefault(found_in, found_in)
