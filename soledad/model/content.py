@@ -74,7 +74,7 @@ def canonical(content: Content) -> str:
 
 def copied(content: Content) -> Content:
     """
-    Return what parsing the content's text would: a copy of it that no one else can change, of the plain types alone.
+    Return what rendering and parsing the content would: a copy that no one else can change, of the plain types alone.
 
     It takes a tenth of the time.  What is refused here is what `json` would change in silence (keys that are not text,
     tuples), what is no JSON at all, and what is nested too deeply, such as a value within itself.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.errors import InvalidContent, InvalidJSON
-from soledad.model.content import MAX_DEPTH, Content, canonical, check, copied, parse, render, render_copy
+from soledad.model.content import MAX_DEPTH, Content, _encoder, canonical, check, copied, parse, render, render_copy
 
 SECRET = "sesame"
 
@@ -125,6 +125,12 @@ class ContentTests(SynchronousTestCase):
         for sort_keys, text in ((False, render(content)), (True, canonical(content))):
             expected = json.dumps(content, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
             self.assertEqual(text, expected)
+
+    def test_other_pythons(self) -> None:
+        """Where `json` has no part in C the texts are the same."""
+        self.patch(json.encoder, "c_make_encoder", None)
+        value = {"b": [1.5, None, {"ä": "\n"}], "a": 10**30}
+        self.assertEqual([_encoder(sort_keys)(value) for sort_keys in (False, True)], [render(value), canonical(value)])
 
     def test_keys_in_their_order(self) -> None:
         """Rendering keeps the order of keys, and non-ASCII text as it is."""

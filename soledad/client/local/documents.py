@@ -13,7 +13,7 @@ from itertools import groupby, islice
 from os import urandom
 from typing import Any, NamedTuple, TypeVar
 
-from attrs import define, evolve, field
+from attrs import define, field
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
@@ -87,7 +87,8 @@ def _put_all(
 
 def _following(document: Stored, rev: str, this_replica: str) -> Stored:
     """Return a document as what follows the version ``rev``."""
-    return evolve(document, rev=revision.incremented(rev, this_replica))
+    following = revision.incremented(rev, this_replica)
+    return Stored(document.doc_id, following, document.content, document.attachments, value=document.value)
 
 
 def _seems_new(rev: str, document: Stored, limit: int | None) -> Stored | None:
@@ -360,7 +361,7 @@ def _insert_new(cursor: Cursor, trying: Iterable[tuple[T, Stored | None]]) -> It
 
 def _insert_some(cursor: Cursor, versions: Sequence[Stored]) -> Iterable[int | None]:
     """Add up to a block of documents; see `_insert_one`."""
-    if len(versions) < bulk.BLOCK:
+    if len(versions) < bulk.BLOCK or sum(len(version.content or "") for version in versions) > _LARGE:
         return map(partial(_insert_one, cursor), versions)
     bulk.insert_block(cursor, _INSERT, [_row_of(version) for version in versions], _UNLESS_THERE)
     count, last = cursor.rowcount, cursor.lastrowid
@@ -378,6 +379,9 @@ def _insert_one(cursor: Cursor, version: Stored) -> int | None:
     cursor.execute(f"{_INSERT} VALUES (?, ?, ?, ?) {_UNLESS_THERE}", _row_of(version))
     return cursor.lastrowid if cursor.rowcount else None
 
+
+#: Characters of documents from which on they are added one by one: SQLite copies all that a statement has.
+_LARGE = 1024 * 1024
 
 _INSERT, _UNLESS_THERE = (
     "INSERT INTO document (doc_id, rev, content, attachments)",

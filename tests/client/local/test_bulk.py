@@ -14,6 +14,7 @@ from soledad.errors import RevisionConflict
 from soledad.model.conflict import Applied, Outcome, Versions
 from soledad.model.document import Stored, Written
 from soledad.model.ids import DocId
+from soledad.model.index import MAX_COLUMNS
 from tests.client.local.test_documents import REPLICA, DocumentsTestCase
 
 #: Around the ends of the first block, and of the second.
@@ -31,6 +32,15 @@ class InsertTests(SynchronousTestCase):
             rows = [(str(one), one) for one in range(number)]
             bulk.insert(cursor, "INSERT INTO t", rows)
             self.assertEqual(cursor.execute("SELECT a, b FROM t ORDER BY rowid").fetchall(), rows)
+
+    def test_widest(self) -> None:
+        """A row may have as many columns as an index can have."""
+        cursor = sqlcipher.connect(":memory:").cursor()
+        names = [f"c{number}" for number in range(MAX_COLUMNS + 1)]
+        cursor.execute(f"CREATE TABLE t ({', '.join(names)})")
+        rows = [tuple(f"{row}-{name}" for name in names) for row in range(BLOCK)]
+        bulk.insert(cursor, "INSERT INTO t", rows)
+        self.assertEqual(cursor.execute("SELECT * FROM t ORDER BY rowid").fetchall(), rows)
 
 
 class ManyDocumentsTests(DocumentsTestCase):
@@ -120,6 +130,16 @@ class ManyDocumentsTests(DocumentsTestCase):
         changed = new(names[0], f"{REPLICA}:1")
         written = documents.put_all(self.cursor, REPLICA, [*(new(name, "") for name in names), changed])
         self.assertEqual(written[-1].rev, f"{REPLICA}:2")
+
+    def test_large(self) -> None:
+        """Large documents are not copied many at a time, and stored all the same."""
+        statements: list[str] = []
+        self.connection.set_trace_callback(statements.append)
+        large = [Stored(DocId(name), "", f'{{"word": "{"x" * 20_000}"}}') for name in names_of(BLOCK)]
+        self.assertEqual(len(documents.put_all(self.cursor, REPLICA, large)), BLOCK)
+        self.assertEqual(sum(one.lstrip().startswith("INSERT INTO document") for one in statements), BLOCK)
+        self.assertEqual(documents.generation(self.cursor)[0], BLOCK)
+        self.assertEqual(self.get(DocId("d0099")).content, large[99].content)
 
     def test_from_elsewhere(self) -> None:
         """Of those that come, some of which are there, each comes to what it would alone."""
