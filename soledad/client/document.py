@@ -126,16 +126,14 @@ class Document:
         self.doc_id = None if doc_id is None else _checked_id(doc_id)
         self.rev = rev
         self.has_conflicts = has_conflicts
-        self._begin(None, {})
+        # All attributes that there will ever be: Python keeps objects small that get theirs when they are made.
+        self.home = self._text = self._content = self._saving = self._attaching = None
+        self._attachments = {}
+        self._saved = self._saved_attachments = None
         if content is not None:
             self.content = content
         elif json is not None:
             self.set_json(json)
-
-    def _begin(self, text: str | None, attachments: Mapping[str, Pointer]) -> None:
-        # All attributes that there will ever be: Python keeps objects small that get theirs when they are made.
-        self.home = self._content = self._saving = self._attaching = self._saved = self._saved_attachments = None
-        self._text, self._attachments = text, attachments
 
     # --- content --------------------------------------------------------------------------------------
 
@@ -410,10 +408,13 @@ class Document:
     @classmethod
     def load(cls, stored: Stored, home: Home) -> Document:
         """Make the object for a stored document."""
+        # One by one, with no call: a query makes many.
         doc = cls.__new__(cls)
-        doc.doc_id = stored.doc_id
-        doc._begin(stored.content, stored.attachments)
-        doc.settle(stored.rev, stored.content, stored.attachments, home, stored.has_conflicts)
+        doc.doc_id, doc.rev, doc.has_conflicts = stored.doc_id, stored.rev, stored.has_conflicts
+        doc.home = home
+        doc._text = doc._saved = stored.content
+        doc._attachments = doc._saved_attachments = stored.attachments
+        doc._content = doc._saving = doc._attaching = None
         return doc
 
     # --- the rest -------------------------------------------------------------------------------------
