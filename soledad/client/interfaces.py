@@ -30,7 +30,7 @@ from soledad.model.blob import (
     SyncStatus,
 )
 from soledad.model.conflict import Applied, Versions
-from soledad.model.document import Changes, Stored, Written
+from soledad.model.document import Changes, Snapshot, Stored, Written
 from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace, RecordName
 from soledad.model.index import Bound, Key, Slice
 from soledad.model.retention import Condemned, Plan, Referring
@@ -123,11 +123,15 @@ class IDocuments(Interface):
     was changed.  Cancelling works until the change is under way.
     """
 
-    def put_all(wanted: Sequence[Stored], limit: int | None) -> Deferred[list[Written]]:
+    def put_all(
+        ids: Sequence[DocId], revs: Sequence[str], snapshots: Sequence[Snapshot], limit: int | None
+    ) -> Deferred[list[Written]]:
         """
-        Store revisions that follow those that ``wanted`` were made from, all or none.
+        Store what documents held, all or none.
 
+        :param revs: the revision that each was made from; empty: none.
         :param limit: bytes of text that each may have.
+        :raise InvalidContent: it has what no content may have.
         :raise DocumentTooBig: it has more.
         :raise ConflictedDoc: it is in conflict.
         :raise RevisionConflict: the stored revision is another one.
@@ -150,13 +154,18 @@ class IDocuments(Interface):
         :return: fires with what became of each.
         """
 
-    def resolve(document: Stored, revs: Collection[str], limit: int | None) -> Deferred[Written]:
+    def resolve(
+        doc_id: DocId, rev: str, snapshot: Snapshot, settled: Collection[str], limit: int | None
+    ) -> Deferred[Written]:
         """
-        Let a document be current in the place of the versions that have one of ``revs``; the others remain.
+        Let what a document held be current in the place of the versions that are ``settled``; the others remain.
 
+        :param rev: the revision that it was made from; empty: none.
+        :param settled: revisions.
+        :raise InvalidContent: it has what no content may have.
         :raise DocumentTooBig: it has more than ``limit`` bytes of text.
         :raise DocumentDoesNotExist: there is no such document.
-        :raise RevisionConflict: the current revision is not among ``revs``.
+        :raise RevisionConflict: the current revision is not among those that are settled.
         """
 
     def get_conflicts(doc_id: DocId) -> Deferred[list[Stored]]:

@@ -7,9 +7,9 @@ busy, such as the reactor's, each waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from soledad.client.local.database import Cursor
@@ -18,18 +18,18 @@ from soledad.client.local.database import Cursor
 BLOCK = 100
 
 
-def insert(cursor: Cursor, into: str, rows: Sequence[tuple[Any, ...]], behind: str = "") -> None:
+def insert(cursor: Cursor, into: str, rows: Iterable[tuple[Any, ...]], behind: str = "") -> None:
     """
-    Insert rows, of the same length all, in their order.
+    Insert rows, all of the same length, in their order.
 
     :param into: the statement up to ``VALUES``.
     :param behind: what ends it.
     """
-    whole = len(rows) - len(rows) % BLOCK
-    for start in range(0, whole, BLOCK):
-        insert_block(cursor, into, rows[start : start + BLOCK], behind)
-    if whole < len(rows):
-        cursor.executemany(_statement(into, len(rows[0]), 1, behind), rows[whole:])
+    rows = iter(rows)
+    while len(block := list(islice(rows, BLOCK))) == BLOCK:
+        insert_block(cursor, into, block, behind)
+    if block:
+        cursor.executemany(_statement(into, len(block[0]), 1, behind), block)
 
 
 def insert_block(cursor: Cursor, into: str, rows: Sequence[tuple[Any, ...]], behind: str = "") -> None:

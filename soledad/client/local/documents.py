@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import groupby, islice
 from os import urandom
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import Deferred
@@ -32,7 +32,7 @@ from soledad.errors import (
 from soledad.model import conflict, revision
 from soledad.model.attachment import Pointer
 from soledad.model.conflict import Applied, Versions
-from soledad.model.document import Changes, Stored, Written
+from soledad.model.document import Changes, Snapshot, Stored, Written
 from soledad.model.ids import ATTACHMENTS, BlobId, DocId, random_replica_id, random_transaction_id
 from soledad.model.retention import Referring
 
@@ -66,29 +66,48 @@ def put(cursor: Cursor, this_replica: str, document: Stored, limit: int | None =
     return written
 
 
-def put_all(cursor: Cursor, this_replica: str, documents: Sequence[Stored], limit: int | None = None) -> list[Written]:
+def put_all(cursor: Cursor, this_replica: str, documents: Iterable[Stored], limit: int | None = None) -> list[Written]:
     """Store several documents, all or none; see `put`."""
-    for document in documents:
-        _check_size(document, limit)
+    each = ((one.rev, one if one.rev else _following(one, "", this_replica)) for one in documents)
+    return _put_all(cursor, this_replica, each, limit)
+
+
+def _put_all(
+    cursor: Cursor, this_replica: str, documents: Iterable[tuple[str, Stored]], limit: int | None
+) -> list[Written]:
+    """
+    Store documents, each behind the revision that it is to follow; those that follow none have their own already.
+
+    They are asked for as they are stored, and not kept.
+    """
     with _writing(cursor, this_replica) as writing:
-        new = (None if document.rev else writing.following(document, None) for document in documents)
-        return [
-            _put(writing, document, inserted)
-            for document, inserted in zip(documents, _insert_new(cursor, new), strict=True)
-        ]
+        trying = (((rev, document), _seems_new(rev, document, limit)) for rev, document in documents)
+        return [_put(writing, rev, document, row_id) for (rev, document), row_id in _insert_new(cursor, trying)]
 
 
-def _put(writing: _Writing, document: Stored, inserted: _Inserted) -> Written:
-    if inserted is not None:
-        return _note(writing, inserted[0], None, inserted[1])
+def _following(document: Stored, rev: str, this_replica: str) -> Stored:
+    """Return a document as what follows the version ``rev``."""
+    following = revision.incremented(rev, this_replica)
+    return Stored(document.doc_id, following, document.content, document.attachments, value=document.value)
+
+
+def _seems_new(rev: str, document: Stored, limit: int | None) -> Stored | None:
+    """Return what is to be stored if there is no such document, and there seems to be none."""
+    _check_size(document, limit)
+    return None if rev else document
+
+
+def _put(writing: _Writing, rev: str, document: Stored, row_id: int | None) -> Written:
+    if row_id is not None:
+        return _note(writing, row_id, None, document)
     row = _row(writing.cursor, document.doc_id)
     if row is None:
-        raise RevisionConflict(document.doc_id, document.rev, None)
+        raise RevisionConflict(document.doc_id, rev, None)
     if row.has_conflicts:
         raise ConflictedDoc(document.doc_id)
-    if document.rev != row.rev and not (row.content is None and not document.rev):
-        raise RevisionConflict(document.doc_id, document.rev or None, row.rev)
-    return _store(writing, row, writing.following(document, row.rev))
+    if rev != row.rev and not (row.content is None and not rev):
+        raise RevisionConflict(document.doc_id, rev or None, row.rev)
+    return _store(writing, row, _following(document, row.rev, writing.replica))
 
 
 def delete(cursor: Cursor, this_replica: str, doc_id: DocId, rev: str) -> Written:
@@ -110,7 +129,7 @@ def delete(cursor: Cursor, this_replica: str, doc_id: DocId, rev: str) -> Writte
     if row.has_conflicts:
         raise ConflictedDoc(doc_id)
     with _writing(cursor, this_replica) as writing:
-        return _store(writing, row, writing.following(Stored(doc_id, rev), rev))
+        return _store(writing, row, _following(Stored(doc_id, rev), rev, this_replica))
 
 
 def apply(cursor: Cursor, this_replica: str, incoming: Versions) -> Applied:
@@ -126,16 +145,13 @@ def apply(cursor: Cursor, this_replica: str, incoming: Versions) -> Applied:
 def apply_all(cursor: Cursor, this_replica: str, incoming: Sequence[Versions]) -> list[Applied]:
     """Apply the versions of several documents, all or none; see `apply`."""
     with _writing(cursor, this_replica) as writing:
-        new = (None if versions.alternatives else versions.current for versions in incoming)
-        return [
-            _apply(writing, versions, inserted)
-            for versions, inserted in zip(incoming, _insert_new(cursor, new), strict=True)
-        ]
+        trying = ((versions, None if versions.alternatives else versions.current) for versions in incoming)
+        return [_apply(writing, versions, row_id) for versions, row_id in _insert_new(cursor, trying)]
 
 
-def _apply(writing: _Writing, incoming: Versions, inserted: _Inserted) -> Applied:
-    if inserted is not None:
-        new = _note(writing, inserted[0], None, inserted[1], ours=False)
+def _apply(writing: _Writing, incoming: Versions, row_id: int | None) -> Applied:
+    if row_id is not None:
+        new = _note(writing, row_id, None, incoming.current, ours=False)
         return Applied(conflict.Outcome.INSERTED, incoming, False, False, new)
     before = get_versions(writing.cursor, incoming.doc_id)
     merged = conflict.merge(before, incoming, writing.replica)
@@ -248,10 +264,6 @@ def referring(cursor: Cursor, blob_ids: Collection[BlobId]) -> Referring:
     return Referring(pointers_to(cursor, wanted), references.dropped(cursor, blob_ids))
 
 
-#: The id of the row of a document that was added, and what is in it; `None`: it was not.
-_Inserted: TypeAlias = tuple[int, Stored] | None
-
-
 class _Row(NamedTuple):
     """What a write has to know of the current version."""
 
@@ -290,11 +302,6 @@ class _Writing:
     _newest: int
     _changed: list[DocId] = field(factory=list, init=False)
 
-    def following(self, document: Stored, rev: str | None) -> Stored:
-        """Return a document as what follows the version ``rev``."""
-        following = revision.incremented(rev, self.replica)
-        return Stored(document.doc_id, following, document.content, document.attachments)
-
     def log(self, doc_id: DocId) -> int:
         """Note that a document has changed; return the generation."""
         self._changed.append(doc_id)
@@ -303,10 +310,10 @@ class _Writing:
     def write_log(self) -> None:
         """Write what was noted."""
         entropy = urandom(16 * len(self._changed))
-        rows = [
+        rows = (
             (self._newest + number, doc_id, random_transaction_id(entropy[16 * (number - 1) : 16 * number]))
             for number, doc_id in enumerate(self._changed, 1)
-        ]
+        )
         bulk.insert(self.cursor, "INSERT INTO transaction_log", rows)
 
 
@@ -334,26 +341,28 @@ def _store(
     return _note(writing, row_id, row, current, alternatives, ours)
 
 
-def _insert_new(cursor: Cursor, versions: Iterable[Stored | None]) -> Iterator[_Inserted]:
+def _insert_new(cursor: Cursor, trying: Iterable[tuple[T, Stored | None]]) -> Iterator[tuple[T, int | None]]:
     """
     Add those documents that there are not yet: most likely all, and that is tried, and not looked up before.
 
     It is done many at a time, as the answers are taken; what stands behind a `None` not before that has its answer.
 
-    :return: for each the id of its row, and what is in it; `None` if there is such a document already, which was not
-        changed, or if `None` stood there.
+    :return: for each the id of its row; `None` if there is such a document already, which was not changed, or if `None`
+        stood there.
     """
-    for is_none, some in groupby(versions, lambda version: version is None):
-        if is_none:
-            yield from (None for _ in some)
+    for seems_new, some in groupby(trying, lambda one: one[1] is not None):
+        if not seems_new:
+            yield from ((one, None) for one, _ in some)
             continue
-        while block := [version for version in islice(some, bulk.BLOCK) if version is not None]:
-            ids = _insert_block(cursor, block) if len(block) == bulk.BLOCK else map(partial(_insert_one, cursor), block)
-            yield from (None if row_id is None else (row_id, one) for row_id, one in zip(ids, block, strict=True))
+        while block := list(islice(some, bulk.BLOCK)):
+            ids = _insert_some(cursor, [version for _, version in block if version is not None])
+            yield from zip((one for one, _ in block), ids, strict=True)
 
 
-def _insert_block(cursor: Cursor, versions: Sequence[Stored]) -> Sequence[int | None]:
-    """Add documents; see `_insert_one`."""
+def _insert_some(cursor: Cursor, versions: Sequence[Stored]) -> Iterable[int | None]:
+    """Add up to a block of documents; see `_insert_one`."""
+    if len(versions) < bulk.BLOCK or sum(len(version.content or "") for version in versions) > _LARGE:
+        return map(partial(_insert_one, cursor), versions)
     bulk.insert_block(cursor, _INSERT, [_row_of(version) for version in versions], _UNLESS_THERE)
     count, last = cursor.rowcount, cursor.lastrowid
     if count == len(versions):
@@ -370,6 +379,9 @@ def _insert_one(cursor: Cursor, version: Stored) -> int | None:
     cursor.execute(f"{_INSERT} VALUES (?, ?, ?, ?) {_UNLESS_THERE}", _row_of(version))
     return cursor.lastrowid if cursor.rowcount else None
 
+
+#: Characters of documents from which on they are added one by one: SQLite copies all that a statement has.
+_LARGE = 1024 * 1024
 
 _INSERT, _UNLESS_THERE = (
     "INSERT INTO document (doc_id, rev, content, attachments)",
@@ -400,14 +412,17 @@ def _note(
     found_in = writing.indexes.reindex(row_id, None if before is None else before.content, current, ours)
     number = writing.log(current.doc_id)
     if before is None and not current.attachments and not alternatives:
-        return Written(current.rev, generation=number, indexes=found_in)
+        return Written(current.rev, _NO_BLOBS, number, found_in, False, current.content)
     if before is not None and before.has_conflicts:
         cursor.execute("DELETE FROM alternative WHERE doc_id = ?", (current.doc_id,))
     query = "INSERT INTO alternative (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?)"
     for one in alternatives:
         cursor.execute(query, (one.doc_id, one.rev, one.content, encode_pointers(one.attachments)))
     dropped = references.replace(cursor, current.doc_id, [current, *alternatives], ours)
-    return Written(current.rev, frozenset(dropped), number, found_in, bool(alternatives))
+    return Written(current.rev, frozenset(dropped), number, found_in, bool(alternatives), current.content)
+
+
+_NO_BLOBS: frozenset[BlobId] = frozenset()
 
 
 def _check_size(document: Stored, limit: int | None) -> None:
@@ -415,6 +430,19 @@ def _check_size(document: Stored, limit: int | None) -> None:
         size = len(document.content.encode())
         if size > limit:
             raise DocumentTooBig(size, limit)
+
+
+def _put_snapshots(
+    cursor: Cursor,
+    this_replica: str,
+    ids: Sequence[DocId],
+    revs: Sequence[str],
+    snapshots: Sequence[Snapshot],
+    limit: int | None,
+) -> list[Written]:
+    first = revision.incremented(None, this_replica)
+    each = zip(ids, revs, snapshots, strict=True)
+    return _put_all(cursor, this_replica, ((rev, one.stored(doc_id, rev or first)) for doc_id, rev, one in each), limit)
 
 
 @implementer(IDocuments, IReferences)
@@ -426,9 +454,11 @@ class LocalDocuments:
     #: The name that changes are counted under from now on; it changes when the store turns out to be a copy.
     replica: str
 
-    def put_all(self, wanted: Sequence[Stored], limit: int | None) -> Deferred[list[Written]]:
+    def put_all(
+        self, ids: Sequence[DocId], revs: Sequence[str], snapshots: Sequence[Snapshot], limit: int | None
+    ) -> Deferred[list[Written]]:
         """See `IDocuments`."""
-        return self._write(put_all, wanted, limit)
+        return self._write(_put_snapshots, ids, revs, snapshots, limit)
 
     def delete(self, doc_id: DocId, rev: str) -> Deferred[Written]:
         """See `IDocuments`."""
@@ -438,9 +468,13 @@ class LocalDocuments:
         """See `IDocuments`."""
         return self._write(apply_all, incoming)
 
-    def resolve(self, document: Stored, revs: Collection[str], limit: int | None) -> Deferred[Written]:
+    def resolve(
+        self, doc_id: DocId, rev: str, snapshot: Snapshot, settled: Collection[str], limit: int | None
+    ) -> Deferred[Written]:
         """See `IDocuments`."""
-        return self._write(resolve, document, revs, limit)
+        return self.database.write(
+            lambda cursor: resolve(cursor, self.replica, snapshot.stored(doc_id, rev), settled, limit)
+        )
 
     def get_conflicts(self, doc_id: DocId) -> Deferred[list[Stored]]:
         """See `IDocuments`."""

@@ -10,10 +10,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from soledad.client.local import bulk, documents, indexes
 from soledad.client.local.bulk import BLOCK
 from soledad.client.local.indexes import Kind
-from soledad.errors import DocumentTooBig, RevisionConflict
+from soledad.errors import RevisionConflict
 from soledad.model.conflict import Applied, Outcome, Versions
 from soledad.model.document import Stored, Written
 from soledad.model.ids import DocId
+from soledad.model.index import MAX_COLUMNS
 from tests.client.local.test_documents import REPLICA, DocumentsTestCase
 
 #: Around the ends of the first block, and of the second.
@@ -42,13 +43,22 @@ class InsertTests(SynchronousTestCase):
                 bulk.insert(cursor, "INSERT INTO t", rows, "ON CONFLICT (a) DO UPDATE SET b = excluded.b")
                 self.assertEqual(cursor.execute("SELECT a, b FROM t ORDER BY a").fetchall(), rows)
 
+    def test_widest(self) -> None:
+        """A row may have as many columns as an index can have."""
+        cursor = sqlcipher.connect(":memory:").cursor()
+        names = [f"c{number}" for number in range(MAX_COLUMNS + 1)]
+        cursor.execute(f"CREATE TABLE t ({', '.join(names)})")
+        rows = [tuple(f"{row}-{name}" for name in names) for row in range(BLOCK)]
+        bulk.insert(cursor, "INSERT INTO t", rows)
+        self.assertEqual(cursor.execute("SELECT * FROM t ORDER BY rowid").fetchall(), rows)
+
 
 class ManyDocumentsTests(DocumentsTestCase):
     """Documents that are put, or come from elsewhere, many at a time."""
 
-    def put_all(self, names: Iterable[str], rev: str = "", limit: int | None = None) -> list[Written]:
+    def put_all(self, names: Iterable[str], rev: str = "") -> list[Written]:
         """Put documents, each of which has its name as a word."""
-        return documents.put_all(self.cursor, REPLICA, [new(name, rev) for name in names], limit)
+        return documents.put_all(self.cursor, REPLICA, [new(name, rev) for name in names])
 
     def apply_all(self, names: Iterable[str]) -> list[Applied]:
         """Take documents from elsewhere."""
@@ -131,13 +141,15 @@ class ManyDocumentsTests(DocumentsTestCase):
         written = documents.put_all(self.cursor, REPLICA, [*(new(name, "") for name in names), changed])
         self.assertEqual(written[-1].rev, f"{REPLICA}:2")
 
-    def test_too_big(self) -> None:
-        """The size of all is looked at before anything is written."""
-        names = names_of(2 * BLOCK)
-        names[-1] += "x" * 100
-        with self.assertRaises(DocumentTooBig):
-            self.put_all(names, limit=100)
-        self.assertEqual(documents.get_all(self.cursor, True), (0, []))
+    def test_large(self) -> None:
+        """Large documents are not copied many at a time, and stored all the same."""
+        statements: list[str] = []
+        self.connection.set_trace_callback(statements.append)
+        large = [Stored(DocId(name), "", f'{{"word": "{"x" * 20_000}"}}') for name in names_of(BLOCK)]
+        self.assertEqual(len(documents.put_all(self.cursor, REPLICA, large)), BLOCK)
+        self.assertEqual(sum(one.lstrip().startswith("INSERT INTO document") for one in statements), BLOCK)
+        self.assertEqual(documents.generation(self.cursor)[0], BLOCK)
+        self.assertEqual(self.get(DocId("d0099")).content, large[99].content)
 
     def test_from_elsewhere(self) -> None:
         """Of those that come, some of which are there, each comes to what it would alone."""

@@ -13,7 +13,7 @@ from soledad.client.local import documents, journal
 from soledad.client.local.database import Cursor
 from soledad.deferreds import unawaited
 from soledad.model.conflict import Versions
-from soledad.model.document import Stored
+from soledad.model.document import Snapshot, Stored
 from soledad.model.ids import DocId, RecordName
 from soledad.model.syncing import KnownRecord, Pending, Pulled, Sent, Standing
 from soledad.model.tampering import Incident, IncidentKind, Problem, Reason, TamperPolicy
@@ -286,7 +286,7 @@ class CopyTests(JournalTestCase):
         jobs: list[Any] = []
         database: Any = SimpleNamespace(write=jobs.append)
         local = documents.LocalDocuments(database, ME)
-        unawaited(local.put_all([Stored(DocId("a"), "", "{}")], None))
+        unawaited(local.put_all([DocId("a")], [""], [Snapshot("{}", None, {})], None))
         local.replica = NEW
         (written,) = jobs[0](self.cursor)
         self.assertEqual(written.rev, f"{NEW}:1")
