@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from attrs import field, frozen
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IConsumer
 
@@ -21,7 +20,7 @@ from soledad.errors import DetachedDocument, InvalidContent, InvalidJSON
 from soledad.model import content as contents
 from soledad.model.attachment import AttachmentStates, Pointer
 from soledad.model.content import Content
-from soledad.model.document import Stored
+from soledad.model.document import Snapshot, Stored
 from soledad.model.ids import DocId, doc_id
 
 #: The name of an attachment when nobody says.
@@ -78,15 +77,6 @@ class Home(Protocol):
         """See `Document.is_stale`."""
 
 
-@frozen
-class Snapshot:
-    """What a document held at one moment."""
-
-    #: JSON text; `None` for a tombstone.
-    content: str | None = field(repr=False)
-    attachments: Mapping[str, Pointer]
-
-
 class Document:
     """
     A JSON document, with attachments.
@@ -102,13 +92,17 @@ class Document:
     #: Whether the store has other versions of it that wait to be resolved.
     has_conflicts: bool
     #: The store that it came from.
-    home: Home | None = None
+    home: Home | None
+    _text: str | None
+    _content: Content | None
+    # Never changed: replaced.
+    _attachments: Mapping[str, Pointer]
     # What most objects never need is made when it is asked for.
-    _content: Content | None = None
-    #: What it held when it was last loaded or saved.
-    _saved: Snapshot | Stored | None = None
-    _saving: Serial | None = None
-    _attaching: Serial | None = None
+    _saving: Serial | None
+    _attaching: Serial | None
+    #: What it held when it was last loaded or saved; no attachments, not even none: it never was.
+    _saved: str | None
+    _saved_attachments: Mapping[str, Pointer] | None
 
     def __init__(
         self,
@@ -132,9 +126,10 @@ class Document:
         self.doc_id = None if doc_id is None else _checked_id(doc_id)
         self.rev = rev
         self.has_conflicts = has_conflicts
-        # Never changed: replaced.
-        self._attachments: Mapping[str, Pointer] = {}
-        self._text: str | None = None
+        # All attributes that there will ever be: Python keeps objects small that get theirs when they are made.
+        self.home = self._text = self._content = self._saving = self._attaching = None
+        self._attachments = {}
+        self._saved = self._saved_attachments = None
         if content is not None:
             self.content = content
         elif json is not None:
@@ -168,13 +163,8 @@ class Document:
 
         :raise InvalidContent: the content is not JSON.
         """
-        if self._content is None:
-            return self._text
-        if self._text is not None and contents.canonical(contents.parse(self._text)) == contents.canonical(
-            self._content
-        ):
-            return self._text
-        return contents.render(self._content)
+        text, _ = self._snapshot(known=True).written()
+        return text
 
     def set_json(self, text: str) -> None:
         """
@@ -373,13 +363,14 @@ class Document:
         """
         Return what there is to save now.
 
-        :raise InvalidContent: the content is not JSON.
+        :raise InvalidContent: the content is not JSON.  Some of what it may not have is found when its text is made.
         """
-        text = self.get_json()
-        # What was rendered just now was looked at then.
-        if text is not None and text is self._text and (self._saved is None or text != self._saved.content):
-            _canonical_text(text)
-        return Snapshot(text, self._attachments)
+        # What is stored was looked at when it was saved.
+        return self._snapshot(known=self._saved is not None and self._text == self._saved)
+
+    def _snapshot(self, known: bool) -> Snapshot:
+        value = None if self._content is None else contents.copied(self._content)
+        return Snapshot(self._text, value, self._attachments, known)
 
     @property
     def saving(self) -> Serial:
@@ -395,9 +386,17 @@ class Document:
             self._attaching = Serial()
         return self._attaching
 
-    def settle(self, rev: str, saved: Snapshot, home: Home, has_conflicts: bool = False) -> None:
-        """Note that ``saved`` is stored as ``rev`` in ``home``."""
-        self.rev, self._saved, self.home, self.has_conflicts = rev, saved, home, has_conflicts
+    def settle(
+        self,
+        rev: str,
+        text: str | None,
+        attachments: Mapping[str, Pointer],
+        home: Home,
+        has_conflicts: bool = False,
+    ) -> None:
+        """Note that this text, and these attachments, are stored as ``rev`` in ``home``."""
+        self.rev, self._saved, self._saved_attachments = rev, text, attachments
+        self.home, self.has_conflicts = home, has_conflicts
 
     def attach(self, name: str, pointer: Pointer | None) -> None:
         """Point at something under a name, or at nothing."""
@@ -409,11 +408,13 @@ class Document:
     @classmethod
     def load(cls, stored: Stored, home: Home) -> Document:
         """Make the object for a stored document."""
-        # What is stored was looked at when it was saved.
+        # One by one, with no call: a query makes many.
         doc = cls.__new__(cls)
         doc.doc_id, doc.rev, doc.has_conflicts = stored.doc_id, stored.rev, stored.has_conflicts
-        doc._text, doc._attachments = stored.content, stored.attachments
-        doc._saved, doc.home = stored, home
+        doc.home = home
+        doc._text = doc._saved = stored.content
+        doc._attachments = doc._saved_attachments = stored.attachments
+        doc._content = doc._saving = doc._attaching = None
         return doc
 
     # --- the rest -------------------------------------------------------------------------------------
@@ -433,14 +434,13 @@ class Document:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the store behind, and what only makes sense beside it."""
-        own = ("doc_id", "rev", "has_conflicts", "_attachments", "_text", "_content", "_saved")
-        return {name: getattr(self, name) for name in own}
+        own = ("doc_id", "rev", "has_conflicts", "_attachments", "_text", "_content", "_saved", "_saved_attachments")
+        return {name: getattr(self, name) for name in own} | dict.fromkeys(("home", "_saving", "_attaching"))
 
     def _differs(self) -> bool:
-        saved = self._saved
-        if saved is None or self._attachments != saved.attachments:
+        if self._attachments != self._saved_attachments:
             return True
-        return self.get_json() != saved.content and self._canonical() != _canonical_text(saved.content)
+        return self.get_json() != self._saved and self._canonical() != _canonical_text(self._saved)
 
     def _identity(self) -> tuple[DocId | None, str | None, bool]:
         return self.doc_id, self.rev, self.has_conflicts

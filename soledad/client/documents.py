@@ -14,7 +14,7 @@ from attrs import define
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from soledad.client.document import Document, Home, Snapshot
+from soledad.client.document import Document, Home
 from soledad.client.held import Held
 from soledad.client.interfaces import IDocuments, ILocalBlobs
 from soledad.client.observers import Observers
@@ -23,7 +23,7 @@ from soledad.errors import InvalidContent, StorageError
 from soledad.model.attachment import Pointer
 from soledad.model.conflict import Applied, Versions
 from soledad.model.content import Content
-from soledad.model.document import Changes, Stored, Written
+from soledad.model.document import Changes, Snapshot, Stored, Written
 from soledad.model.ids import BlobId, DocId, doc_id, random_doc_id
 
 _log = Logger()
@@ -55,7 +55,7 @@ class Documents:
 
     async def put_all(self, docs: Sequence[Document]) -> list[str]:
         """Save what several documents hold now, all or none."""
-        ids, snapshots = [_id_to_put(doc) for doc in docs], [doc.snapshot() for doc in docs]
+        ids, snapshots = _ids_to_put(docs), [doc.snapshot() for doc in docs]
         return await in_turn((doc.saving for doc in docs), partial(self._put_all, docs, ids, snapshots))
 
     async def delete(self, doc: Document) -> str:
@@ -68,7 +68,7 @@ class Documents:
 
     async def resolve(self, doc: Document, revs: Iterable[str]) -> str:
         """Let what a document holds now settle some of its versions."""
-        wanted_id, snapshot, settled = _id_to_put(doc), doc.snapshot(), list(revs)
+        (wanted_id,), snapshot, settled = _ids_to_put([doc]), doc.snapshot(), list(revs)
         return await in_turn([doc.saving], partial(self._resolve, doc, wanted_id, snapshot, settled))
 
     async def apply_all(self, incoming: Sequence[Versions]) -> list[Applied]:
@@ -122,33 +122,34 @@ class Documents:
     async def _put_all(
         self, docs: Sequence[Document], ids: Sequence[DocId], snapshots: Sequence[Snapshot]
     ) -> list[str]:
-        wanted = list(map(_stored, docs, ids, snapshots))
-        written = await self._local.put_all(wanted, self.size_limit)
+        # The revisions are those that the objects have now: earlier writes of them have ended.
+        written = await self._local.put_all(ids, [doc.rev or "" for doc in docs], snapshots, self.size_limit)
         for doc, snapshot, outcome in zip(docs, snapshots, written, strict=True):
-            doc.settle(outcome.rev, snapshot, self._home)
-        await self._changed(ids, written, wanted)
+            doc.settle(outcome.rev, outcome.content, snapshot.attachments, self._home)
+        await self._changed(ids, written, snapshots)
         return [outcome.rev for outcome in written]
 
     async def _delete(self, doc: Document) -> str:
         wanted = doc_id(doc.doc_id)
         outcome = await self._local.delete(wanted, doc.rev or "")
         doc.make_tombstone()
-        doc.settle(outcome.rev, doc.snapshot(), self._home)
+        doc.settle(outcome.rev, None, {}, self._home)
         await self._changed([wanted], [outcome], [])
         return outcome.rev
 
     async def _resolve(self, doc: Document, wanted_id: DocId, snapshot: Snapshot, revs: Collection[str]) -> str:
-        wanted = _stored(doc, wanted_id, snapshot)
-        outcome = await self._local.resolve(wanted, revs, self.size_limit)
-        doc.settle(outcome.rev, snapshot, self._home, outcome.has_conflicts)
-        await self._changed([wanted_id], [outcome], [wanted])
+        outcome = await self._local.resolve(wanted_id, doc.rev or "", snapshot, revs, self.size_limit)
+        doc.settle(outcome.rev, outcome.content, snapshot.attachments, self._home, outcome.has_conflicts)
+        await self._changed([wanted_id], [outcome], [snapshot])
         return outcome.rev
 
-    async def _changed(self, ids: Iterable[DocId], written: Sequence[Written], versions: Iterable[Stored]) -> None:
+    async def _changed(
+        self, ids: Iterable[DocId], written: Sequence[Written], versions: Iterable[Stored | Snapshot]
+    ) -> None:
         """Tell observers what was written, and the blobs what the versions that are stored since refer to."""
         self.observers.changed(zip(ids, written, strict=True))
-        pointers = [pointer for version in versions for pointer in version.attachments.values()]
-        await self._refer(pointers, frozenset[BlobId]().union(*(outcome.dropped for outcome in written)))
+        pointers = [pointer for version in versions if version.attachments for pointer in version.attachments.values()]
+        await self._refer(pointers, {blob_id for outcome in written for blob_id in outcome.dropped})
 
     async def _refer(self, pointers: Sequence[Pointer], dropped: Collection[BlobId]) -> None:
         if not pointers and not dropped:
@@ -178,13 +179,14 @@ def new_document(content: Content | None, json: str | None, wanted_id: str | Non
     return Document(made, json=json, content=content)
 
 
-def _id_to_put(doc: Document) -> DocId:
+def _ids_to_put(docs: Sequence[Document]) -> list[DocId]:
+    """Return the ids of documents; those that have none get one."""
+    entropy = urandom(16 * len(docs))
+    return [_id_to_put(doc, entropy[16 * number : 16 * number + 16]) for number, doc in enumerate(docs)]
+
+
+def _id_to_put(doc: Document, entropy: bytes) -> DocId:
     if doc.doc_id is not None:
         return doc_id(doc.doc_id)
-    doc.doc_id = random_doc_id(urandom(16))
+    doc.doc_id = random_doc_id(entropy)
     return doc.doc_id
-
-
-def _stored(doc: Document, wanted_id: DocId, snapshot: Snapshot) -> Stored:
-    # The revision is the one that the object has now: earlier writes of it have ended.
-    return Stored(wanted_id, doc.rev or "", snapshot.content, snapshot.attachments)

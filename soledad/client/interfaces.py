@@ -30,14 +30,14 @@ from soledad.model.blob import (
     SyncStatus,
 )
 from soledad.model.conflict import Applied, Versions
-from soledad.model.document import Changes, Stored, Written
+from soledad.model.document import Changes, Snapshot, Stored, Written
 from soledad.model.ids import DEFAULT, BlobId, DocId, Namespace, RecordName
 from soledad.model.index import Bound, Key, Slice
 from soledad.model.retention import Condemned, Plan, Referring
-from soledad.model.syncing import Known, Look, Outgoing, Pending, Pulled, Sent, Standing
+from soledad.model.syncing import Following, Known, KnownRecord, Look, Outgoing, Pending, Pulled, Sent, Standing
 from soledad.model.tampering import Incident, Problem, TamperPolicy
 from soledad.model.transfer import Direction, Queued
-from soledad.wire.changes import NAMES_LIMIT, RECORDS_LIMIT, Idle, NamesPage, Push, SyncHead, SyncPage
+from soledad.wire.changes import NAMES_LIMIT, RECORDS_LIMIT, Idle, NamesPage, SyncHead, SyncPage
 from soledad.wire.events import Heads
 from soledad.wire.listing import Page
 from soledad.wire.routes import ListRoute
@@ -123,11 +123,15 @@ class IDocuments(Interface):
     was changed.  Cancelling works until the change is under way.
     """
 
-    def put_all(wanted: Sequence[Stored], limit: int | None) -> Deferred[list[Written]]:
+    def put_all(
+        ids: Sequence[DocId], revs: Sequence[str], snapshots: Sequence[Snapshot], limit: int | None
+    ) -> Deferred[list[Written]]:
         """
-        Store revisions that follow those that ``wanted`` were made from, all or none.
+        Store what documents held, all or none.
 
+        :param revs: the revision that each was made from; empty: none.
         :param limit: bytes of text that each may have.
+        :raise InvalidContent: it has what no content may have.
         :raise DocumentTooBig: it has more.
         :raise ConflictedDoc: it is in conflict.
         :raise RevisionConflict: the stored revision is another one.
@@ -150,13 +154,18 @@ class IDocuments(Interface):
         :return: fires with what became of each.
         """
 
-    def resolve(document: Stored, revs: Collection[str], limit: int | None) -> Deferred[Written]:
+    def resolve(
+        doc_id: DocId, rev: str, snapshot: Snapshot, settled: Collection[str], limit: int | None
+    ) -> Deferred[Written]:
         """
-        Let a document be current in the place of the versions that have one of ``revs``; the others remain.
+        Let what a document held be current in the place of the versions that are ``settled``; the others remain.
 
+        :param rev: the revision that it was made from; empty: none.
+        :param settled: revisions.
+        :raise InvalidContent: it has what no content may have.
         :raise DocumentTooBig: it has more than ``limit`` bytes of text.
         :raise DocumentDoesNotExist: there is no such document.
-        :raise RevisionConflict: the current revision is not among ``revs``.
+        :raise RevisionConflict: the current revision is not among those that are settled.
         """
 
     def get_conflicts(doc_id: DocId) -> Deferred[list[Stored]]:
@@ -195,24 +204,34 @@ class IJournal(Interface):
     def history(server: str) -> Deferred[str | None]:
         """Return the history that the server had when a head of it was accepted last."""
 
-    def known(names: Sequence[RecordName]) -> Deferred[Known]:
+    def known(names: Sequence[RecordName]) -> Deferred[dict[RecordName, KnownRecord]]:
         """Return what is known of records."""
+
+    def known_and_sent(names: Sequence[RecordName]) -> Deferred[Known]:
+        """Do so, and return what was counted for the push that was kept."""
 
     def hashes() -> Deferred[dict[RecordName, bytes]]:
         """Return names and hashes of all records that the server has, as far as is known."""
 
-    def take(arrivals: Sequence[Pulled], now: Standing) -> Deferred[list[Applied]]:
-        """Take records, and note them and how far that is, in one transaction; fire with what became of them."""
+    def take(arrivals: Sequence[Pulled], now: Standing, written: Callable[[], object]) -> Deferred[list[Applied]]:
+        """
+        Take records, and note them and how far that is, in one transaction; fire with what became of them.
+
+        :param written: is called when all is done but for the commit, perhaps more than once.
+        """
 
     def missing(names: Collection[RecordName], now: Standing) -> Deferred[None]:
         """Note that the server has lost records: what is here of them is to be sent again."""
 
-    def outgoing(records: int, size: int, beside_sent: bool = False) -> Deferred[list[Outgoing]]:
+    def outgoing(records: int, size: int) -> Deferred[list[Outgoing]]:
         """
         Return documents that are to be sent: so many at most, and no more once they have ``size`` bytes of text.
 
-        :param beside_sent: none that is in the push which was kept.
+        They are ordered by their ids.
         """
+
+    def outgoing_behind(records: int, size: int, last: DocId) -> Deferred[list[Outgoing]]:
+        """Do so with those behind a document; what was changed since `outgoing` may be missing."""
 
     def hold_back(found: Sequence[tuple[Problem, DocId]], same: Sequence[tuple[DocId, int]]) -> Deferred[None]:
         """Let documents not go out: because of problems, or because the server has them just so."""
@@ -222,6 +241,13 @@ class IJournal(Interface):
 
     def settle(now: Standing) -> Deferred[None]:
         """Note that the push arrived; documents that were changed since they were read for it wait for the next one."""
+
+    def go_on(now: Standing, following: Following, written: Callable[[], object]) -> Deferred[None]:
+        """
+        Do as `settle`, and keep the next push, in one transaction.
+
+        :param written: is called when all is done but for the commit, perhaps more than once.
+        """
 
     def replace(names: Collection[RecordName]) -> Deferred[list[RecordName]]:
         """
@@ -863,14 +889,16 @@ class IRemoteDocuments(Interface):
         When there are ``more``, those behind the last one have to be asked for again.
         """
 
-    def push(push: Push, follows: str | None) -> Deferred[SyncHead]:
+    def push(push: bytes, tag: str, follows: str | None) -> Deferred[str]:
         """
         Store records and the checkpoint after them, all or nothing.
 
         Whether it was stored is not known when it fails with a `RetriableTransferError`, or is cancelled.
 
+        :param push: as `soledad.wire.changes.encode_push` makes it.
+        :param tag: that of the head which it makes: of its checkpoint.
         :param follows: the tag of the head that it follows; `None`: it is the first.
-        :return: fires once it is durable, with the new head (``blobs`` is not told).
+        :return: fires once it is durable, with the cursor of the new head.
         :raise PreconditionFailed: the head is another one; nothing was stored.
         :raise QuotaExceeded: the server has no room for it; nothing was stored.
         :raise TooLarge: it has too many bytes.

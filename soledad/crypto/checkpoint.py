@@ -8,7 +8,6 @@ Source: docs/spec/documents-sync.rst, "The digest", "Checkpoints" and "What a de
 
 from __future__ import annotations
 
-import hmac
 from base64 import b32encode
 from collections.abc import Mapping
 from enum import Enum
@@ -18,7 +17,7 @@ from attrs import evolve, frozen
 
 from soledad.crypto.cipher import Context, KeyMaterial, Keys
 from soledad.crypto.container import open_, seal
-from soledad.crypto.kdf import info_list
+from soledad.crypto.kdf import Mac, info_list
 from soledad.crypto.keyring import OpenKeyring, SharedPart
 from soledad.crypto.slots import Fields
 from soledad.errors import MalformedCheckpoint
@@ -29,6 +28,8 @@ from soledad.wire.container import Purpose
 VERSION = 1
 #: Bytes of ids, and of what is hashed.
 _ID_SIZE, _HASH_SIZE = 16, 32
+#: How many digests there are.
+_DIGESTS = 1 << 256
 MAX_DEVICES = 1024
 MAX_INCIDENTS = 64
 _CODE_BYTES, _GROUP = 10, 4
@@ -93,22 +94,29 @@ class Checkpoint:
 # --- the digest -----------------------------------------------------------------------------------------------------
 
 
-def term(digest_key: bytes, name: RecordName, record_hash: bytes) -> int:
-    """Return what a record adds to the digest; ``record_hash``: the SHA-256 of the container."""
-    return int.from_bytes(hmac.digest(digest_key, bytes.fromhex(name) + record_hash, "sha256"), "big")
+def term(mac: Mac, name: RecordName, record_hash: bytes) -> int:
+    """
+    Return what a record adds to the digest.
+
+    :param mac: under the digest key.
+    :param record_hash: the SHA-256 of the container.
+    """
+    return int.from_bytes(mac.of(bytes.fromhex(name) + record_hash), "big")
 
 
-def replaced(digest: int, digest_key: bytes, name: RecordName, old: bytes | None, new: bytes | None) -> int:
-    """Return the digest after a record took the place of another: by their hashes, `None` for none."""
-    for sign, record_hash in ((-1, old), (1, new)):
-        if record_hash is not None:
-            digest += sign * term(digest_key, name, record_hash)
-    return digest % (1 << 256)
+def replaced(digest: int, mac: Mac, name: RecordName, old: bytes | None, new: bytes | None) -> int:
+    """Return the digest after a record took the place of another: by their hashes, `None` for none; see `term`."""
+    if old is not None:
+        digest -= term(mac, name, old)
+    if new is not None:
+        digest += term(mac, name, new)
+    return digest % _DIGESTS
 
 
 def digest_of(digest_key: bytes, hashes: Mapping[RecordName, bytes]) -> int:
     """Return the digest of records, by their hashes."""
-    return sum(term(digest_key, name, record_hash) for name, record_hash in hashes.items()) % (1 << 256)
+    mac = Mac(digest_key)
+    return sum(term(mac, name, record_hash) for name, record_hash in hashes.items()) % _DIGESTS
 
 
 # --- what follows from checkpoints ----------------------------------------------------------------------------------

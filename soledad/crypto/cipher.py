@@ -52,6 +52,28 @@ class Context:
     id: str
 
 
+def derived(material: KeyMaterial, context: Context, prefix: bytes, salt: bytes) -> tuple[AESGCM, bytes, bytes]:
+    """Return what a container is sealed with: key, base nonce (that of the first chunk) and commitment."""
+    info = info_list(context.purpose.label, prefix, material.account_id, context.namespace, context.id)
+    okm = hkdf(material.secret, KEY_SIZE + _NONCE_SIZE + COMMITMENT_SIZE, info, salt)
+    return AESGCM(okm[:KEY_SIZE]), okm[KEY_SIZE:-COMMITMENT_SIZE], okm[-COMMITMENT_SIZE:]
+
+
+def derived_behind(
+    header: Header, keys: Keys, context: Context, expected_commitment: bytes | None
+) -> tuple[AESGCM, bytes]:
+    """Return what opens the chunks behind ``header``: key and base nonce; errors as `Cipher.behind`."""
+    if expected_commitment is not None and not compare_digest(expected_commitment, header.commitment):
+        raise AuthenticationFailed()
+    material = keys.get(header.key_id)
+    if material is None:
+        raise UnknownKey(header.key_id.hex())
+    aead, nonce, commitment = derived(material, context, header.prefix, header.salt)
+    if not compare_digest(commitment, header.commitment):
+        raise AuthenticationFailed()
+    return aead, nonce
+
+
 @frozen
 class Cipher:
     """Seals and opens single chunks under one header's key."""
@@ -63,10 +85,8 @@ class Cipher:
     @classmethod
     def derive(cls, material: KeyMaterial, context: Context, prefix: bytes, salt: bytes) -> Cipher:
         """Derive key, nonces and commitment."""
-        info = info_list(context.purpose.label, prefix, material.account_id, context.namespace, context.id)
-        okm = hkdf(material.secret, KEY_SIZE + _NONCE_SIZE + COMMITMENT_SIZE, info, salt)
-        nonce = int.from_bytes(okm[KEY_SIZE:-COMMITMENT_SIZE], "big")
-        return cls(AESGCM(okm[:KEY_SIZE]), nonce, okm[-COMMITMENT_SIZE:])
+        aead, nonce, commitment = derived(material, context, prefix, salt)
+        return cls(aead, int.from_bytes(nonce, "big"), commitment)
 
     @classmethod
     def behind(cls, header: Header, keys: Keys, context: Context, expected_commitment: bytes | None) -> Cipher:
@@ -76,15 +96,8 @@ class Cipher:
         :raise UnknownKey: ``keys`` has not the key it names.
         :raise AuthenticationFailed: the header is not of this context and key, or not the expected one.
         """
-        if expected_commitment is not None and not compare_digest(expected_commitment, header.commitment):
-            raise AuthenticationFailed()
-        material = keys.get(header.key_id)
-        if material is None:
-            raise UnknownKey(header.key_id.hex())
-        cipher = cls.derive(material, context, header.prefix, header.salt)
-        if not compare_digest(cipher.commitment, header.commitment):
-            raise AuthenticationFailed()
-        return cipher
+        aead, nonce = derived_behind(header, keys, context, expected_commitment)
+        return cls(aead, int.from_bytes(nonce, "big"), header.commitment)
 
     def seal_into(self, index: int, piece: Buffer, out: memoryview) -> None:
         """Seal ``piece`` as chunk ``index`` into ``out``, which has just the room."""

@@ -6,6 +6,7 @@ Source: docs/spec/container.rst ("Info lists") and docs/spec/keyring.rst.
 
 from __future__ import annotations
 
+import hmac
 from enum import Enum
 from hashlib import sha256
 
@@ -19,6 +20,7 @@ from soledad.model.ids import UserId
 
 #: Bytes of every key, and of what keys are derived from.
 KEY_SIZE = 32
+_SHA256 = SHA256()
 
 
 class Database(Enum):
@@ -38,9 +40,23 @@ def info_list(*fields: str | bytes) -> bytes:
     return b"".join(parts)
 
 
+class Mac:
+    """HMAC-SHA256 of many messages under one key: what is made of the key alone is made once."""
+
+    def __init__(self, key: bytes) -> None:
+        """Begin."""
+        self._begun = hmac.new(key, digestmod="sha256")
+
+    def of(self, message: bytes) -> bytes:
+        """Return the 32 bytes for a message."""
+        mac = self._begun.copy()
+        mac.update(message)
+        return mac.digest()
+
+
 def hkdf(secret: bytes, length: int, info: bytes, salt: bytes = b"") -> bytes:
     """Derive ``length`` bytes from ``secret`` with HKDF-SHA256."""
-    return HKDF(algorithm=SHA256(), length=length, salt=salt, info=info).derive(secret)
+    return HKDF(algorithm=_SHA256, length=length, salt=salt, info=info).derive(secret)
 
 
 def key_id(secret: bytes) -> bytes:

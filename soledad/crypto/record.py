@@ -7,11 +7,13 @@ Source: docs/spec/documents-sync.rst, "Names" and "Records".
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Mapping
+
+from attrs import define, field
 
 from soledad.crypto.cipher import Context, KeyMaterial, Keys
 from soledad.crypto.container import open_, seal
+from soledad.crypto.kdf import Mac
 from soledad.crypto.slots import Fields
 from soledad.errors import DocumentTooBig, MalformedRecord, UsageError
 from soledad.model import content as contents
@@ -24,16 +26,34 @@ from soledad.wire.changes import SealedRecord
 from soledad.wire.container import COMMITMENT_SIZE, Purpose
 
 VERSION = 1
+_VERSION = bytes((VERSION,))
 #: Bytes of a record's inside, at most.
 MAX_RECORD = 4 * 1024 * 1024
+_PURPOSE = Purpose.RECORD
 _TOMBSTONE, _DOCUMENT = b"\0", b"\1"
 #: Lengths of attachments are below this, as every database can hold them.
 _MAX_LENGTH = 1 << 63
 
 
+@define(eq=False)
+class RecordNames:
+    """What the records of documents are called on the server."""
+
+    _mac: Mac = field(repr=False)
+
+    @classmethod
+    def under(cls, names_key: bytes) -> RecordNames:
+        """Return the names that a key makes."""
+        return cls(Mac(names_key))
+
+    def of(self, doc_id: DocId) -> RecordName:
+        """Return the name of a document's record."""
+        return RecordName(self._mac.of(doc_id.encode("ascii")).hex())
+
+
 def record_name(names_key: bytes, doc_id: DocId) -> RecordName:
-    """Return what the record of a document is called on the server."""
-    return RecordName(hmac.digest(names_key, doc_id.encode("ascii"), "sha256").hex())
+    """Return what the record of a document is called on the server; for many see `RecordNames`."""
+    return RecordNames.under(names_key).of(doc_id)
 
 
 def seal_record(material: KeyMaterial, names_key: bytes, salt: bytes, versions: Versions) -> SealedRecord:
@@ -50,22 +70,34 @@ def seal_named(material: KeyMaterial, name: RecordName, salt: bytes, versions: V
     return SealedRecord(name, seal(material, _context(name), salt, encode(versions)))
 
 
+@define(eq=False)
+class RecordOpener:
+    """Opens the records of an account."""
+
+    _keys: Keys = field(repr=False)
+    _names: RecordNames = field(repr=False)
+
+    def open(self, record: SealedRecord) -> Versions:
+        """Return what a record holds; errors as `open_record`."""
+        versions = parse(open_(self._keys, _context(record.name), record.data))
+        if self._names.of(versions.doc_id) != record.name:
+            raise MalformedRecord("another document's")
+        return versions
+
+
 def open_record(keys: Keys, names_key: bytes, record: SealedRecord) -> Versions:
     """
-    Return what a record holds.
+    Return what a record holds; for many see `RecordOpener`.
 
     :raise UnknownKey: it is sealed under a key that is not there.
     :raise CryptoError: it is not a record of this account under this name.
     """
-    versions = parse(open_(keys, _context(record.name), record.data))
-    if record_name(names_key, versions.doc_id) != record.name:
-        raise MalformedRecord("another document's")
-    return versions
+    return RecordOpener(keys, RecordNames.under(names_key)).open(record)
 
 
 def _context(name: RecordName) -> Context:
     """Return where a record belongs."""
-    return Context(Purpose.RECORD, "", name)
+    return Context(_PURPOSE, "", name)
 
 
 # --- values to bytes ------------------------------------------------------------------------------------------------
@@ -73,11 +105,11 @@ def _context(name: RecordName) -> Context:
 
 def encode(versions: Versions) -> bytes:
     """Return the inside of a record. :raise DocumentTooBig: it has more bytes than a record may have."""
-    others = sorted((one.rev, _version(one)) for one in versions.alternatives)
+    others = sorted([(one.rev, _version(one)) for one in versions.alternatives])
     try:
         count = (len(others) + 1).to_bytes(2, "big")
-        parts = (bytes((VERSION,)), _text16(versions.doc_id), count, _version(versions.current))
-        encoded = b"".join((*parts, *(one for _, one in others)))
+        parts = [_VERSION, _text16(versions.doc_id), count, _version(versions.current)]
+        encoded = b"".join(parts + [one for _, one in others])
     except OverflowError:
         # A name or a number of things that is too large to be written down.
         raise DocumentTooBig(MAX_RECORD + 1, MAX_RECORD) from None
@@ -88,9 +120,9 @@ def encode(versions: Versions) -> bytes:
 
 def _version(version: Stored) -> bytes:
     content = _TOMBSTONE if version.content is None else _DOCUMENT + _text32(version.content)
-    attachments = sorted((name.encode(), pointer) for name, pointer in version.attachments.items())
+    attachments = sorted([(name.encode(), pointer) for name, pointer in version.attachments.items()])
     count = len(attachments).to_bytes(2, "big")
-    return b"".join((_text32(version.rev), content, count, *(_attachment(*one) for one in attachments)))
+    return b"".join([_text32(version.rev), content, count] + [_attachment(*one) for one in attachments])
 
 
 def _attachment(name: bytes, pointer: Pointer) -> bytes:
@@ -135,7 +167,7 @@ def parse(data: bytes) -> Versions:
         raise MalformedRecord(type(error).__name__) from None
     if fields.position != len(data):
         raise MalformedRecord("bytes behind the end")
-    if versions.revs != (first.rev, *(one.rev for one in others)):
+    if versions.revs != tuple([one.rev for one in (first, *others)]):
         raise MalformedRecord("revisions are not written as they should be")
     return versions
 
@@ -166,7 +198,8 @@ def _parsed(fields: Fields, doc_id: DocId) -> Stored:
     if kind == _DOCUMENT:
         content = _text(fields, 4)
         contents.check(content)
-    attachments = _attachments(fields, fields.number(2))
+    count = fields.number(2)
+    attachments = _attachments(fields, count) if count else {}
     if attachments and content is None:
         raise MalformedRecord("a tombstone with attachments")
     return Stored(doc_id, rev, content, attachments)

@@ -8,6 +8,7 @@ true differ, which Python's ``==`` would not see.  Source: docs/spec/documents.r
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from math import isinf
 from typing import Any, NoReturn
 
@@ -38,9 +39,9 @@ def parse(text: str | bytes, decoder: json.JSONDecoder | None = None) -> Content
     return value
 
 
-def check(text: str) -> None:
+def check(text: str) -> Content:
     """
-    Look whether a text is a document's content.
+    Look whether a text is a document's content, and return what it stands for.
 
     :raise InvalidJSON: it is not a JSON object, or has numbers that are none.
     :raise InvalidContent: it has what no content may have.
@@ -50,6 +51,7 @@ def check(text: str) -> None:
     # have a lone surrogate.
     if "\\u" in text or text.count("{") + text.count("[") > MAX_DEPTH:
         canonical(value)
+    return value
 
 
 def render(content: Content) -> str:
@@ -58,7 +60,7 @@ def render(content: Content) -> str:
 
     :raise InvalidContent: it is not a JSON object.
     """
-    return _dumped(content, _IN_THEIR_ORDER)
+    return render_copy(copied(content))
 
 
 def canonical(content: Content) -> str:
@@ -67,15 +69,39 @@ def canonical(content: Content) -> str:
 
     :raise InvalidContent: it is not a JSON object.
     """
-    return _dumped(content, _SORTED)
+    return _dumped(copied(content), _SORTED)
 
 
-def _dumped(content: object, encoder: json.JSONEncoder) -> str:
+def copied(content: Content) -> Content:
+    """
+    Return what rendering and parsing the content would: a copy that no one else can change, of the plain types alone.
+
+    It takes a tenth of the time.  What is refused here is what `json` would change in silence (keys that are not text,
+    tuples), what is no JSON at all, and what is nested too deeply, such as a value within itself.
+
+    :raise InvalidContent: it is not a JSON object.
+    """
     if not isinstance(content, dict):
         raise InvalidContent("not a dict")
     try:
-        _check(content, 1)
-        text = encoder.encode(content)
+        copy: Content = _copied(content, 1)
+    except RecursionError:
+        raise InvalidContent("nested too deeply") from None
+    return copy
+
+
+def render_copy(copy: Content) -> str:
+    """
+    Do as `render`, of what `copied` returned.
+
+    :raise InvalidContent: it has lone surrogates, or numbers that are none.
+    """
+    return _dumped(copy, _IN_THEIR_ORDER)
+
+
+def _dumped(copy: Content, encode: Callable[[Content], str]) -> str:
+    try:
+        text = encode(copy)
         text.encode()
     except RecursionError:
         raise InvalidContent("nested too deeply") from None
@@ -86,26 +112,39 @@ def _dumped(content: object, encoder: json.JSONEncoder) -> str:
     return text
 
 
-def _check(value: Any, depth: int) -> None:
-    """
-    Refuse what `json` would change in silence: keys that are not text, tuples, and what is no JSON at all.
-
-    Also what is nested too deeply, such as a value within itself.
-    """
+def _copied(value: Any, depth: int) -> Any:
     if depth > MAX_DEPTH and isinstance(value, dict | list):
         raise InvalidContent("nested too deeply, or within itself")
     if isinstance(value, dict):
+        # No comprehensions: they would need twice as many frames, of which there are not many.
+        copy = {}
         for key, item in value.items():
-            if not isinstance(key, str):
-                raise InvalidContent("a key that is not text")
-            if type(item) not in _ATOMS:
-                _check(item, depth + 1)
-    elif isinstance(value, list):
+            plain = key if type(key) is str else _plain_key(key)
+            copy[plain] = item if type(item) in _ATOMS else _copied(item, depth + 1)
+        return copy
+    if isinstance(value, list):
+        items = []
         for item in value:
-            if type(item) not in _ATOMS:
-                _check(item, depth + 1)
-    elif not isinstance(value, _ATOMS):
-        raise InvalidContent(f"a value of type {type(value).__name__}")
+            items.append(item if type(item) in _ATOMS else _copied(item, depth + 1))
+        return items
+    return _plain(value)
+
+
+def _plain_key(key: object) -> str:
+    if not isinstance(key, str):
+        raise InvalidContent("a key that is not text")
+    return str.__str__(key)
+
+
+def _plain(value: object) -> str | int | float:
+    """Return the plain value of one that is of a derived class: as `json` does, whatever such a class says."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    raise InvalidContent(f"a value of type {type(value).__name__}")
 
 
 def _no_number(name: str) -> NoReturn:
@@ -122,10 +161,19 @@ def _finite(text: str) -> float:
 # Made once: `json` would make one for each text.
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
 _CHECKER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
-_IN_THEIR_ORDER, _SORTED = (
+
+
+def _encoder(sort_keys: bool) -> Callable[[Content], str]:
     # What is within itself was refused before.
-    json.JSONEncoder(
+    encoder = json.JSONEncoder(
         sort_keys=sort_keys, ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
     )
-    for sort_keys in (False, True)
-)
+    # The part of it that is written in C, made once, too.  A Python that has none does without.
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return encoder.encode
+    encode = make(None, encoder.default, json.encoder.encode_basestring, None, ":", ",", sort_keys, False, False)
+    return lambda content: "".join(encode(content, 0))
+
+
+_IN_THEIR_ORDER, _SORTED = _encoder(sort_keys=False), _encoder(sort_keys=True)

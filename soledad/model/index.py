@@ -47,11 +47,12 @@ class Field:
 
     def values(self, content: Content) -> list[Scalar]:
         """Return what the content has there."""
+        return _found(content.get(self.path[0]), self.path[1:])
+
+    def text(self, content: Content) -> str | None:
+        """Return the one text that the content has there, if that is seen at once, as it is of most documents."""
         found = content.get(self.path[0])
-        # What most documents have.
-        if len(self.path) == 1 and isinstance(found, _SCALARS):
-            return [found]
-        return _found(found, self.path[1:])
+        return found if type(found) is str and len(self.path) == 1 else None
 
 
 @frozen
@@ -69,6 +70,18 @@ class Call:
         for other in self.terms[1:]:
             inner = inner + other.values(content)
         return _OPERATIONS[self.op](inner, self.width)
+
+    def text(self, content: Content) -> str | None:
+        """Do as `Field.text`."""
+        term = self.terms[0]
+        if not isinstance(term, Field) or len(term.path) > 1:
+            return None
+        found = content.get(term.path[0])
+        if self.op == "number" and type(found) is int:
+            return padded(found, self.width)
+        if self.op == "lower" and type(found) is str:
+            return found.lower()
+        return None
 
 
 Term: TypeAlias = Field | Call
@@ -183,14 +196,8 @@ def keys(terms: Sequence[Term], content: Content) -> list[Key]:
 
     :raise TooManyKeys: there are more than `MAX_KEYS`.
     """
-    key = []
-    for term in terms:
-        values = term.values(content)
-        if len(values) != 1 or not isinstance(values[0], str):
-            break
-        key.append(values[0])
-    else:
-        # What most documents have.
+    key: list[Any] = [term.text(content) for term in terms]
+    if None not in key:
         return [tuple(key)]
     columns = [texts(term, content) for term in terms]
     number = prod(map(len, columns))

@@ -41,6 +41,7 @@ def render(vector: Vector) -> str:
     return "|".join(f"{replica}:{counter}" for replica, counter in sorted(vector.items()))
 
 
+@lru_cache(maxsize=1000)
 def normal(rev: str) -> str:
     """
     Return a revision as it is written.
@@ -72,6 +73,7 @@ def following(revs: Iterable[str], replica: str, beside: Iterable[str] = ()) -> 
     return render({**vector, name: vector.get(name, 0) + 1})
 
 
+@lru_cache(maxsize=1000)
 def counted(rev: str, replica: str) -> int:
     """Return how often ``replica`` changed a document up to a revision."""
     return parse(rev).get(replica, 0) if replica in rev else 0

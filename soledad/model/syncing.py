@@ -6,7 +6,8 @@ Values only; `soledad.client.local.journal` keeps them, `soledad.client.sync` de
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from attrs import field, frozen
 
@@ -107,6 +108,10 @@ class Sent:
     revs: str
     generation: int
     own: int
+
+
+#: A push, and what is in it.
+Following: TypeAlias = tuple[Pending, Sequence[Sent]]
 
 
 @frozen

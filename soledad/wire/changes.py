@@ -146,22 +146,17 @@ def encode_push(push: Push) -> bytes:
     return b"".join((_PUSH, *_sized(push.checkpoint), *_frames(push.records)))
 
 
-def push_size(records: Iterable[SealedRecord], checkpoint_size: int) -> int:
-    """Return how many bytes a push of these has."""
-    return len(_PUSH) + 8 + checkpoint_size + sum(_FRAME + len(record.data) for record in records)
-
-
 def _head(head: SyncHead, more: bool) -> Iterable[bytes]:
     cursor = head.cursor.encode("ascii")
     return (bytes((more, len(cursor))), cursor, *_sized(head.checkpoint or b""))
 
 
 def _frames(records: Sequence[SealedRecord]) -> Iterable[bytes]:
-    yield len(records).to_bytes(4, "big")
+    parts = [len(records).to_bytes(4, "big")]
     for record in records:
-        yield bytes.fromhex(record.name)
-        yield len(record.data).to_bytes(4, "big")
-        yield record.data
+        data = record.data
+        parts += (bytes.fromhex(record.name), len(data).to_bytes(4, "big"), data)
+    return parts
 
 
 def _sized(data: bytes) -> tuple[bytes, bytes]:
@@ -288,20 +283,24 @@ class RecordsReader(Reader[SealedRecord]):
     def _items(self, data: bytes, at: int) -> tuple[list[SealedRecord], int]:
         records: list[SealedRecord] = []
         self._needed = _FRAME
-        while self._left and len(data) - at >= _FRAME:
-            size = int.from_bytes(data[at + NAME_SIZE : at + _FRAME], "big")
-            if not 1 <= size <= RECORD_LIMIT:
+        # What is asked again for each of many records has short names.
+        end, left, last = len(data), self._left, self._last
+        while left and end - at >= _FRAME:
+            start = at + _FRAME
+            stop = start + int.from_bytes(data[at + NAME_SIZE : start], "big")
+            if not 1 <= stop - start <= RECORD_LIMIT:
                 raise self._error("a record of no possible size")
-            if len(data) - at < _FRAME + size:
-                self._needed = _FRAME + size
+            if end < stop:
+                self._needed = stop - at
                 break
             name = data[at : at + NAME_SIZE]
-            if self._ascending and name <= self._last:
+            if self._ascending and name <= last:
                 raise self._error("names do not ascend")
-            self._last = name
-            records.append(SealedRecord(RecordName(name.hex()), data[at + _FRAME : at + _FRAME + size]))
-            at += _FRAME + size
-            self._left -= 1
+            last = name
+            records.append(SealedRecord(RecordName(name.hex()), data[start:stop]))
+            at = stop
+            left -= 1
+        self._left, self._last = left, last
         return records, at
 
 

@@ -8,6 +8,7 @@ Source: docs/spec/container.rst.
 from __future__ import annotations
 
 from enum import Enum
+from functools import lru_cache
 
 from attrs import field, frozen
 
@@ -71,18 +72,9 @@ class Header:
         head = bytes(data[:HEADER_SIZE])
         if len(head) < HEADER_SIZE:
             raise MalformedContainer("short header")
-        if head[:4] != MAGIC:
-            raise MalformedContainer("magic")
-        version, suite, log2, flags = head[4:8]
-        if version != VERSION:
-            raise MalformedContainer("version")
-        if suite != SUITE:
-            raise MalformedContainer("suite")
-        if log2 not in CHUNK_LOG2_RANGE:
-            raise MalformedContainer("chunk size")
-        if flags:
-            raise MalformedContainer("flags")
-        return cls(key_id=head[8:16], salt=head[16:40], commitment=head[40:], log2=log2)
+        # Most begin as writers make them.
+        log2 = CHUNK_LOG2 if head.startswith(_USUAL) else _log2(head)
+        return cls(head[8:16], head[16:40], head[40:], log2)
 
     @property
     def prefix(self) -> bytes:
@@ -94,9 +86,30 @@ class Header:
         return self.prefix + self.salt + self.commitment
 
 
+@lru_cache(maxsize=64)
 def header_prefix(key_id: bytes, log2: int) -> bytes:
     """Return the first 16 bytes of a header."""
     return MAGIC + bytes((VERSION, SUITE, log2, 0)) + key_id
+
+
+#: How a header begins whose chunks have the usual size.
+_USUAL = header_prefix(b"", CHUNK_LOG2)
+
+
+def _log2(head: bytes) -> int:
+    """Return the size of the chunks behind a header. :raise MalformedContainer: it is not one of this version."""
+    if head[:4] != MAGIC:
+        raise MalformedContainer("magic")
+    version, suite, log2, flags = head[4:8]
+    if version != VERSION:
+        raise MalformedContainer("version")
+    if suite != SUITE:
+        raise MalformedContainer("suite")
+    if log2 not in CHUNK_LOG2_RANGE:
+        raise MalformedContainer("chunk size")
+    if flags:
+        raise MalformedContainer("flags")
+    return log2
 
 
 def padme(length: int) -> int:

@@ -158,6 +158,25 @@ class PutTests(SoledadTestCase):
         self.assertEqual(self.get("a").content, {"a": 1})
         self.assertTrue(self.now(doc.is_dirty()))
 
+    def test_snapshot_is_deep(self) -> None:
+        """So it is where indexes look, at any depth."""
+        self.now(self.store.create_index("i", "a.b"))
+        worker = hold_writes(self)
+        docs = [Document(f"d{number}", content={"a": [{"b": ["x"]}]}) for number in range(3)]
+        saving = self.store.put_docs(docs)
+        for doc in docs:
+            assert doc.content is not None
+            doc.content["a"][0]["b"][0] = "y"
+            doc.content["a"].append({"b": "z"})
+        worker.drain()
+        self.now(saving)
+        self.assertEqual(self.get("d1").content, {"a": [{"b": ["x"]}]})
+        self.assertEqual(self.now(self.store.get_index_keys("i")), [("x",)])
+        saving = self.store.put_docs(docs)
+        worker.drain()
+        self.now(saving)
+        self.assertEqual(self.now(self.store.get_index_keys("i")), [("y",), ("z",)])
+
     def test_one_object_many_puts(self) -> None:
         """Puts of one object are carried out in their order, each on the revision before it."""
         worker = hold_writes(self)
@@ -268,6 +287,18 @@ class PutManyTests(SoledadTestCase):
             self.fails(self.store.put_docs([good[0], wrong, good[1]]))
             self.assertEqual([doc.rev for doc in good], [None, None])
         self.assertEqual(self.now(self.store.get_all_docs()), (0, []))
+
+    def test_or_nothing_of_many(self) -> None:
+        """Nor when it is the last of many."""
+        self.now(self.store.create_index("n", "number(n, 3)"))
+        taken = self.now(self.store.create_doc({"n": 0}, "taken"))
+        docs = [Document(content={"n": number}) for number in range(250)]
+        self.fails(self.store.put_docs([*docs, Document("taken")]), RevisionConflict)
+        self.assertEqual([doc.rev for doc in docs], [None] * 250)
+        self.assertEqual(self.now(self.store.get_all_docs()), (1, [taken]))
+        self.assertEqual(self.now(self.store.get_count_from_index("n", "*")), 1)
+        self.now(self.store.put_docs(docs))
+        self.assertEqual(self.now(self.store.get_count_from_index("n", "*")), 251)
 
     def test_generator(self) -> None:
         """Any iterable will do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,7 +18,7 @@ from soledad.errors import (
 )
 from soledad.model.ids import BlobId, RecordName
 from soledad.streams import BytesProducer
-from soledad.wire.changes import RECORD_LIMIT, Idle, Push, SealedRecord, SyncHead
+from soledad.wire.changes import RECORD_LIMIT, Idle, Push, SealedRecord, SyncHead, encode_push
 from soledad.wire.routes import ListRoute
 from tests.contracts.records_backend import names, record
 from tests.contracts.remote_blobs import RemoteCase
@@ -34,8 +35,13 @@ class RemoteDocumentsContract(RemoteCase):
     async def push(self, *records: SealedRecord, checkpoint: bytes = b"checkpoint") -> SyncHead:
         """Push on top of the head."""
         head = await self.documents.head()
-        pushed: SyncHead = await self.documents.push(Push(records, checkpoint), head.tag)
-        return pushed
+        return SyncHead(await self.pushing(Push(records, checkpoint), head.tag), checkpoint)
+
+    def pushing(self, push: Push, follows: str | None) -> Deferred[str]:
+        """Push on top of any head."""
+        tag = sha256(push.checkpoint).hexdigest()
+        pushing: Deferred[str] = self.documents.push(encode_push(push), tag, follows)
+        return pushing
 
     def test_provides(self) -> None:
         """It is what it says it is."""
@@ -119,7 +125,7 @@ class RemoteDocumentsContract(RemoteCase):
     async def outcome(self, push: Push, follows: str | None) -> bool:
         """Push; tell whether it was stored."""
         try:
-            await self.documents.push(push, follows)
+            await self.pushing(push, follows)
         except PreconditionFailed:
             return False
         return True
@@ -127,7 +133,7 @@ class RemoteDocumentsContract(RemoteCase):
     async def test_first(self) -> None:
         """There is one first push."""
         await self.push(record(1))
-        await self.fails(self.documents.push(Push((record(2),), b"2"), None), PreconditionFailed)
+        await self.fails(self.pushing(Push((record(2),), b"2"), None), PreconditionFailed)
 
     async def test_stale(self) -> None:
         """A cursor that the server does not know."""
@@ -137,7 +143,7 @@ class RemoteDocumentsContract(RemoteCase):
     async def test_too_large(self) -> None:
         """A push that is too large is not sent."""
         half = record(1, bytes(RECORD_LIMIT)), record(2, bytes(RECORD_LIMIT))
-        await self.fails(self.documents.push(Push(half, b"c"), None), TooLarge)
+        await self.fails(self.pushing(Push(half, b"c"), None), TooLarge)
 
     async def test_wrong_token(self) -> None:
         """A token that the server does not know opens nothing."""
@@ -147,6 +153,6 @@ class RemoteDocumentsContract(RemoteCase):
             self.documents.head(),
             self.documents.names(),
             self.documents.fetch([RecordName("0" * 64)]),
-            self.documents.push(Push((record(1),), b"c"), None),
+            self.pushing(Push((record(1),), b"c"), None),
         ):
             await self.fails(work, Unauthorized)

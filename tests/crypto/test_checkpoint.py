@@ -38,6 +38,7 @@ from soledad.crypto.checkpoint import (
     term,
 )
 from soledad.crypto.cipher import KeyMaterial
+from soledad.crypto.kdf import Mac
 from soledad.crypto.keyring import create, open_body
 from soledad.errors import MalformedCheckpoint
 from soledad.model.ids import RecordName, user_id
@@ -131,7 +132,7 @@ class DigestTests(SynchronousTestCase):
         """A term is the HMAC of name and hash."""
         name, value = next(iter(HASHES.items()))
         expected = hmac.new(DIGEST_KEY, bytes.fromhex(name) + value, "sha256").hexdigest()
-        self.assertEqual(f"{term(DIGEST_KEY, name, value):064x}", expected)
+        self.assertEqual(f"{term(Mac(DIGEST_KEY), name, value):064x}", expected)
         self.assertEqual(digest_of(DIGEST_KEY, {}), 0)
 
     @given(st.lists(st.tuples(NAMES, st.none() | DIGESTS), max_size=12))
@@ -140,7 +141,7 @@ class DigestTests(SynchronousTestCase):
         hashes: dict[RecordName, bytes] = {}
         digest = 0
         for name, new in [*changes, *changes[::-1]]:
-            digest = replaced(digest, DIGEST_KEY, name, hashes.pop(name, None), new)
+            digest = replaced(digest, Mac(DIGEST_KEY), name, hashes.pop(name, None), new)
             if new is not None:
                 hashes[name] = new
         self.assertEqual(digest, digest_of(DIGEST_KEY, hashes))

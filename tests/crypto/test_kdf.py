@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from soledad.crypto.kdf import Argon2Parameters, Database, database_key, effective_salt, hkdf, info_list, key_id
+from soledad.crypto.kdf import Argon2Parameters, Database, Mac, database_key, effective_salt, hkdf, info_list, key_id
 from soledad.errors import MalformedKeyring
 from soledad.model.ids import user_id
 
@@ -35,6 +35,17 @@ class HKDFTests(SynchronousTestCase):
         keys = {database_key(b"d" * 32, database) for database in Database}
         self.assertEqual((len(keys), {len(key) for key in keys}), (2, {32}))
         self.assertNotIn(b"d" * 32, keys)
+
+
+class MacTests(SynchronousTestCase):
+    """Codes of many messages under one key."""
+
+    @given(st.binary(max_size=100), st.lists(st.binary(max_size=200), max_size=3))
+    def test_same(self, key: bytes, messages: list[bytes]) -> None:
+        """Each is that of HMAC-SHA256, whatever came before."""
+        mac = Mac(key)
+        for message in messages:
+            self.assertEqual(mac.of(message), hmac.digest(key, message, "sha256"))
 
 
 class InfoListTests(SynchronousTestCase):

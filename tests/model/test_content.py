@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.errors import InvalidContent, InvalidJSON
-from soledad.model.content import MAX_DEPTH, Content, canonical, check, parse, render
+from soledad.model.content import MAX_DEPTH, Content, _encoder, canonical, check, copied, parse, render, render_copy
 
 SECRET = "sesame"
 
@@ -119,9 +119,83 @@ class ContentTests(SynchronousTestCase):
                 render(value)
             self.assertNotIn(SECRET, f"{invalid.exception} {invalid.exception!r}")
 
+    @given(contents)
+    def test_as_json_does(self, content: Content) -> None:
+        """The texts are those that `json` makes."""
+        for sort_keys, text in ((False, render(content)), (True, canonical(content))):
+            expected = json.dumps(content, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
+            self.assertEqual(text, expected)
+
+    def test_other_pythons(self) -> None:
+        """Where `json` has no part in C the texts are the same."""
+        self.patch(json.encoder, "c_make_encoder", None)
+        value = {"b": [1.5, None, {"ä": "\n"}], "a": 10**30}
+        self.assertEqual([_encoder(sort_keys)(value) for sort_keys in (False, True)], [render(value), canonical(value)])
+
     def test_keys_in_their_order(self) -> None:
         """Rendering keeps the order of keys, and non-ASCII text as it is."""
         self.assertEqual(render({"b": "ä", "a": [1, 2.5, None, True]}), '{"b":"ä","a":[1,2.5,null,true]}')
+
+
+class _Text(str):
+    """Text that says something else of itself."""
+
+    def __str__(self) -> str:
+        return "something else"
+
+    def lower(self) -> str:
+        return "something else"
+
+
+class _Whole(int):
+    def __repr__(self) -> str:
+        return "something else"
+
+
+class _Real(float):
+    def __repr__(self) -> str:
+        return "something else"
+
+
+class _Object(dict[str, Any]):
+    def items(self) -> Any:
+        return [("shown", 1)]
+
+
+class CopyTests(SynchronousTestCase):
+    """What nobody else can change."""
+
+    @given(contents)
+    def test_same(self, content: Content) -> None:
+        """A copy is what its text stands for, and has the same text."""
+        self.assertEqual(canonical(copied(content)), canonical(parse(render(content))))
+        self.assertEqual(render_copy(copied(content)), render(content))
+
+    def test_nothing_shared(self) -> None:
+        """What is changed later is not changed in the copy, at any depth."""
+        content: Content = {"a": {"b": [{"c": 1}, [2]]}}
+        copy = copied(content)
+        content["a"]["b"][0]["c"] = 3
+        content["a"]["b"][1].append(4)
+        content["a"]["b"].append(5)
+        content["a"]["d"] = content["e"] = 6
+        self.assertEqual(copy, {"a": {"b": [{"c": 1}, [2]]}})
+
+    def test_derived(self) -> None:
+        """Of derived classes nothing is left, as in the text."""
+        content: Content = {_Text("t"): [_Text("x"), _Whole(1), _Real(0.5)], "o": _Object(hidden=2), "b": True}
+        copy = copied(content)
+        self.assertEqual(repr(copy), "{'t': ['x', 1, 0.5], 'o': {'shown': 1}, 'b': True}")
+        self.assertEqual({type(one) for one in [*copy, *copy["t"]]}, {str, int, float})
+        self.assertEqual(copy, parse(render(content)))
+
+    def test_deep(self) -> None:
+        """One as deep as is allowed can be copied from a place that is deep itself."""
+
+        def deeper(frames: int) -> Content:
+            return deeper(frames - 1) if frames else copied(nested(MAX_DEPTH))
+
+        self.assertEqual(canonical(deeper(500)), canonical(nested(MAX_DEPTH)))
 
 
 class CheckTests(SynchronousTestCase):
@@ -131,7 +205,7 @@ class CheckTests(SynchronousTestCase):
     def test_good(self, content: Content) -> None:
         """Whatever content there is, however it is escaped."""
         for text in (render(content), json.dumps(content, indent=1)):
-            check(text)
+            self.assertEqual(canonical(check(text)), canonical(content))
 
     def test_bad(self) -> None:
         """Text that is no JSON object, and what no content may have, are refused."""

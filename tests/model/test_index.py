@@ -194,6 +194,15 @@ class ExtractionTests(SynchronousTestCase):
         for what, (expression, content, expected) in EXTRACTIONS.items():
             self.assertEqual(index.texts(index.parse(expression), content), expected, what)
 
+    def test_at_once(self) -> None:
+        """What is seen at once is the one text that there is."""
+        seen = 0
+        for what, (expression, content, expected) in EXTRACTIONS.items():
+            text = index.parse(expression).text(content)
+            seen += text is not None
+            self.assertIn(text, (None, expected[0] if len(expected) == 1 else None), what)
+        self.assertGreater(seen, 5)
+
     def test_product(self) -> None:
         """Keys are the product of the columns."""
         terms = index.parse_all(["a", "b"])

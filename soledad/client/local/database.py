@@ -40,6 +40,8 @@ Answering: TypeAlias = Callable[[Cursor, Sequence[Q]], Iterator[T]]
 #: A question, and what answers it.
 Read: TypeAlias = tuple[Answering[Any, Any], Any]
 
+#: KiB of pages that are kept decrypted: what is read again has to be decrypted and verified again.
+CACHE = 8000
 #: Calls that share a commit, or a snapshot, at most: so many answers at once do not hold up the reactor.
 GROUP = 200
 #: Seconds after which calls that read no longer wait for each other: so many answers hold up the reactor as long.
@@ -131,6 +133,7 @@ class Database:
         migrations: Sequence[Migration],
         page_size: int,
         workers: tuple[Worker, Worker],
+        cache: int = CACHE,
     ) -> Database:
         """
         Open the database at ``path``, or make it; blocks.
@@ -138,6 +141,7 @@ class Database:
         :param key: 32 bytes, used raw.
         :param user: whose store it is.
         :param workers: for the writer and for the reader.
+        :param cache: KiB of pages that the writer keeps; the reader has nothing of them once something was written.
         :raise NotADatabase: it is not SQLCipher's, is damaged, or has another key.
         :raise ForeignStore: it is of another user.
         :raise NewerSchema: a newer version of this library wrote it.
@@ -147,6 +151,7 @@ class Database:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         writer = connect(path, key, page_size)
         try:
+            writer.execute(f"PRAGMA cache_size = -{cache}")
             migrate(writer, path, migrations)
             _claim(writer, path, user)
             reader = connect(path, key, page_size)
@@ -185,6 +190,10 @@ class Database:
         alone, and it is begun anew with those behind that one.
         """
         return self._reads.add((answer, question))
+
+    def report(self, call: Callable[[], object]) -> None:
+        """Call ``call()`` on the reactor's thread, soon; from a job."""
+        self._writing.report(call)
 
     def write_now(self, job: Callable[Concatenate[Cursor, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do as `write`, blocking: before the store is open, when nothing else uses the database."""
@@ -244,6 +253,7 @@ def connect(path: Path, key: bytes, page_size: int) -> Connection:
         connection.execute(f"PRAGMA cipher_page_size = {page_size}")
         connection.execute("PRAGMA cipher_hmac_algorithm = HMAC_SHA256")
         connection.execute("PRAGMA cipher_memory_security = OFF")
+        connection.execute("PRAGMA secure_delete = OFF")
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if not tables:
             # Only where it can have an effect: SQLite writes, and waits for the disk, each time it is set.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
+from functools import partial
+from itertools import groupby, islice
 from os import urandom
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,7 +18,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from soledad.client.interfaces import IDocuments, IReferences
-from soledad.client.local import references
+from soledad.client.local import bulk, references
 from soledad.client.local.database import Cursor, Database
 from soledad.client.local.indexes import Upkeep
 from soledad.client.local.rows import ALTERNATIVE, COLUMNS, decode_pointers, encode_pointers, from_row
@@ -30,7 +32,7 @@ from soledad.errors import (
 from soledad.model import conflict, revision
 from soledad.model.attachment import Pointer
 from soledad.model.conflict import Applied, Versions
-from soledad.model.document import Changes, Stored, Written
+from soledad.model.document import Changes, Snapshot, Stored, Written
 from soledad.model.ids import ATTACHMENTS, BlobId, DocId, random_replica_id, random_transaction_id
 from soledad.model.retention import Referring
 
@@ -64,28 +66,48 @@ def put(cursor: Cursor, this_replica: str, document: Stored, limit: int | None =
     return written
 
 
-def put_all(cursor: Cursor, this_replica: str, documents: Sequence[Stored], limit: int | None = None) -> list[Written]:
+def put_all(cursor: Cursor, this_replica: str, documents: Iterable[Stored], limit: int | None = None) -> list[Written]:
     """Store several documents, all or none; see `put`."""
+    each = ((one.rev, one if one.rev else _following(one, "", this_replica)) for one in documents)
+    return _put_all(cursor, this_replica, each, limit)
+
+
+def _put_all(
+    cursor: Cursor, this_replica: str, documents: Iterable[tuple[str, Stored]], limit: int | None
+) -> list[Written]:
+    """
+    Store documents, each behind the revision that it is to follow; those that follow none have their own already.
+
+    They are asked for as they are stored, and not kept.
+    """
     with _writing(cursor, this_replica) as writing:
-        return [_put(writing, document, limit) for document in documents]
+        trying = (((rev, document), _seems_new(rev, document, limit)) for rev, document in documents)
+        return [_put(writing, rev, document, row_id) for (rev, document), row_id in _insert_new(cursor, trying)]
 
 
-def _put(writing: _Writing, document: Stored, limit: int | None) -> Written:
+def _following(document: Stored, rev: str, this_replica: str) -> Stored:
+    """Return a document as what follows the version ``rev``."""
+    following = revision.incremented(rev, this_replica)
+    return Stored(document.doc_id, following, document.content, document.attachments, value=document.value)
+
+
+def _seems_new(rev: str, document: Stored, limit: int | None) -> Stored | None:
+    """Return what is to be stored if there is no such document, and there seems to be none."""
     _check_size(document, limit)
-    if not document.rev:
-        # Most likely it is new: that is tried, and not looked up before.
-        current = writing.following(document, None)
-        row_id = _insert(writing.cursor, current)
-        if row_id is not None:
-            return _note(writing, row_id, None, current)
+    return None if rev else document
+
+
+def _put(writing: _Writing, rev: str, document: Stored, row_id: int | None) -> Written:
+    if row_id is not None:
+        return _note(writing, row_id, None, document)
     row = _row(writing.cursor, document.doc_id)
     if row is None:
-        raise RevisionConflict(document.doc_id, document.rev, None)
+        raise RevisionConflict(document.doc_id, rev, None)
     if row.has_conflicts:
         raise ConflictedDoc(document.doc_id)
-    if document.rev != row.rev and not (row.content is None and not document.rev):
-        raise RevisionConflict(document.doc_id, document.rev or None, row.rev)
-    return _store(writing, row, writing.following(document, row.rev))
+    if rev != row.rev and not (row.content is None and not rev):
+        raise RevisionConflict(document.doc_id, rev or None, row.rev)
+    return _store(writing, row, _following(document, row.rev, writing.replica))
 
 
 def delete(cursor: Cursor, this_replica: str, doc_id: DocId, rev: str) -> Written:
@@ -107,7 +129,7 @@ def delete(cursor: Cursor, this_replica: str, doc_id: DocId, rev: str) -> Writte
     if row.has_conflicts:
         raise ConflictedDoc(doc_id)
     with _writing(cursor, this_replica) as writing:
-        return _store(writing, row, writing.following(Stored(doc_id, rev), rev))
+        return _store(writing, row, _following(Stored(doc_id, rev), rev, this_replica))
 
 
 def apply(cursor: Cursor, this_replica: str, incoming: Versions) -> Applied:
@@ -123,16 +145,14 @@ def apply(cursor: Cursor, this_replica: str, incoming: Versions) -> Applied:
 def apply_all(cursor: Cursor, this_replica: str, incoming: Sequence[Versions]) -> list[Applied]:
     """Apply the versions of several documents, all or none; see `apply`."""
     with _writing(cursor, this_replica) as writing:
-        return [_apply(writing, versions) for versions in incoming]
+        trying = ((versions, None if versions.alternatives else versions.current) for versions in incoming)
+        return [_apply(writing, versions, row_id) for versions, row_id in _insert_new(cursor, trying)]
 
 
-def _apply(writing: _Writing, incoming: Versions) -> Applied:
-    if not incoming.alternatives:
-        # A new document, as in a first sync all are, costs one statement.
-        row_id = _insert(writing.cursor, incoming.current)
-        if row_id is not None:
-            new = _note(writing, row_id, None, incoming.current, ours=False)
-            return Applied(conflict.Outcome.INSERTED, incoming, False, False, new)
+def _apply(writing: _Writing, incoming: Versions, row_id: int | None) -> Applied:
+    if row_id is not None:
+        new = _note(writing, row_id, None, incoming.current, ours=False)
+        return Applied(conflict.Outcome.INSERTED, incoming, False, False, new)
     before = get_versions(writing.cursor, incoming.doc_id)
     merged = conflict.merge(before, incoming, writing.replica)
     after, written = merged.versions, None
@@ -282,11 +302,6 @@ class _Writing:
     _newest: int
     _changed: list[DocId] = field(factory=list, init=False)
 
-    def following(self, document: Stored, rev: str | None) -> Stored:
-        """Return a document as what follows the version ``rev``."""
-        following = revision.incremented(rev, self.replica)
-        return Stored(document.doc_id, following, document.content, document.attachments)
-
     def log(self, doc_id: DocId) -> int:
         """Note that a document has changed; return the generation."""
         self._changed.append(doc_id)
@@ -299,7 +314,7 @@ class _Writing:
             (self._newest + number, doc_id, random_transaction_id(entropy[16 * (number - 1) : 16 * number]))
             for number, doc_id in enumerate(self._changed, 1)
         )
-        self.cursor.executemany("INSERT INTO transaction_log VALUES (?, ?, ?)", rows)
+        bulk.insert(self.cursor, "INSERT INTO transaction_log", rows)
 
 
 @contextmanager
@@ -321,18 +336,61 @@ def _store(
     ours: bool = True,
 ) -> Written:
     """Let these be all versions of a document."""
-    row_id = _insert(writing.cursor, current) if row is None else _update(writing.cursor, row, current)
+    row_id = _insert_one(writing.cursor, current) if row is None else _update(writing.cursor, row, current)
     assert row_id is not None
     return _note(writing, row_id, row, current, alternatives, ours)
 
 
-def _insert(cursor: Cursor, current: Stored) -> int | None:
-    """Add a document, and return its row's id; `None`: there is one already, and nothing was changed."""
-    query = """
-        INSERT INTO document (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?) ON CONFLICT (doc_id) DO NOTHING
+def _insert_new(cursor: Cursor, trying: Iterable[tuple[T, Stored | None]]) -> Iterator[tuple[T, int | None]]:
     """
-    cursor.execute(query, (current.doc_id, current.rev, current.content, encode_pointers(current.attachments)))
+    Add those documents that there are not yet: most likely all, and that is tried, and not looked up before.
+
+    It is done many at a time, as the answers are taken; what stands behind a `None` not before that has its answer.
+
+    :return: for each the id of its row; `None` if there is such a document already, which was not changed, or if `None`
+        stood there.
+    """
+    for seems_new, some in groupby(trying, lambda one: one[1] is not None):
+        if not seems_new:
+            yield from ((one, None) for one, _ in some)
+            continue
+        while block := list(islice(some, bulk.BLOCK)):
+            ids = _insert_some(cursor, [version for _, version in block if version is not None])
+            yield from zip((one for one, _ in block), ids, strict=True)
+
+
+def _insert_some(cursor: Cursor, versions: Sequence[Stored]) -> Iterable[int | None]:
+    """Add up to a block of documents; see `_insert_one`."""
+    if len(versions) < bulk.BLOCK or sum(len(version.content or "") for version in versions) > _LARGE:
+        return map(partial(_insert_one, cursor), versions)
+    bulk.insert_block(cursor, _INSERT, [_row_of(version) for version in versions], _UNLESS_THERE)
+    count, last = cursor.rowcount, cursor.lastrowid
+    if count == len(versions):
+        # SQLite counts on from the greatest, with no gaps.
+        return range(last - count + 1, last + 1)
+    query = "SELECT doc_id, id FROM document WHERE id > ?"
+    inserted = dict(cursor.execute(query, (last - count,)).fetchall()) if count else {}
+    # Of two with one id the first was inserted.
+    return [inserted.pop(version.doc_id, None) for version in versions]
+
+
+def _insert_one(cursor: Cursor, version: Stored) -> int | None:
+    """Add a document, and return its row's id; `None`: there is one already, and nothing was changed."""
+    cursor.execute(f"{_INSERT} VALUES (?, ?, ?, ?) {_UNLESS_THERE}", _row_of(version))
     return cursor.lastrowid if cursor.rowcount else None
+
+
+#: Characters of documents from which on they are added one by one: SQLite copies all that a statement has.
+_LARGE = 1024 * 1024
+
+_INSERT, _UNLESS_THERE = (
+    "INSERT INTO document (doc_id, rev, content, attachments)",
+    "ON CONFLICT (doc_id) DO NOTHING",
+)
+
+
+def _row_of(version: Stored) -> tuple[str, str, str | None, str | None]:
+    return version.doc_id, version.rev, version.content, encode_pointers(version.attachments)
 
 
 def _update(cursor: Cursor, row: _Row, current: Stored) -> int:
@@ -354,14 +412,17 @@ def _note(
     found_in = writing.indexes.reindex(row_id, None if before is None else before.content, current, ours)
     number = writing.log(current.doc_id)
     if before is None and not current.attachments and not alternatives:
-        return Written(current.rev, generation=number, indexes=found_in)
+        return Written(current.rev, _NO_BLOBS, number, found_in, False, current.content)
     if before is not None and before.has_conflicts:
         cursor.execute("DELETE FROM alternative WHERE doc_id = ?", (current.doc_id,))
     query = "INSERT INTO alternative (doc_id, rev, content, attachments) VALUES (?, ?, ?, ?)"
     for one in alternatives:
         cursor.execute(query, (one.doc_id, one.rev, one.content, encode_pointers(one.attachments)))
     dropped = references.replace(cursor, current.doc_id, [current, *alternatives], ours)
-    return Written(current.rev, frozenset(dropped), number, found_in, bool(alternatives))
+    return Written(current.rev, frozenset(dropped), number, found_in, bool(alternatives), current.content)
+
+
+_NO_BLOBS: frozenset[BlobId] = frozenset()
 
 
 def _check_size(document: Stored, limit: int | None) -> None:
@@ -369,6 +430,19 @@ def _check_size(document: Stored, limit: int | None) -> None:
         size = len(document.content.encode())
         if size > limit:
             raise DocumentTooBig(size, limit)
+
+
+def _put_snapshots(
+    cursor: Cursor,
+    this_replica: str,
+    ids: Sequence[DocId],
+    revs: Sequence[str],
+    snapshots: Sequence[Snapshot],
+    limit: int | None,
+) -> list[Written]:
+    first = revision.incremented(None, this_replica)
+    each = zip(ids, revs, snapshots, strict=True)
+    return _put_all(cursor, this_replica, ((rev, one.stored(doc_id, rev or first)) for doc_id, rev, one in each), limit)
 
 
 @implementer(IDocuments, IReferences)
@@ -380,9 +454,11 @@ class LocalDocuments:
     #: The name that changes are counted under from now on; it changes when the store turns out to be a copy.
     replica: str
 
-    def put_all(self, wanted: Sequence[Stored], limit: int | None) -> Deferred[list[Written]]:
+    def put_all(
+        self, ids: Sequence[DocId], revs: Sequence[str], snapshots: Sequence[Snapshot], limit: int | None
+    ) -> Deferred[list[Written]]:
         """See `IDocuments`."""
-        return self._write(put_all, wanted, limit)
+        return self._write(_put_snapshots, ids, revs, snapshots, limit)
 
     def delete(self, doc_id: DocId, rev: str) -> Deferred[Written]:
         """See `IDocuments`."""
@@ -392,9 +468,13 @@ class LocalDocuments:
         """See `IDocuments`."""
         return self._write(apply_all, incoming)
 
-    def resolve(self, document: Stored, revs: Collection[str], limit: int | None) -> Deferred[Written]:
+    def resolve(
+        self, doc_id: DocId, rev: str, snapshot: Snapshot, settled: Collection[str], limit: int | None
+    ) -> Deferred[Written]:
         """See `IDocuments`."""
-        return self._write(resolve, document, revs, limit)
+        return self.database.write(
+            lambda cursor: resolve(cursor, self.replica, snapshot.stored(doc_id, rev), settled, limit)
+        )
 
     def get_conflicts(self, doc_id: DocId) -> Deferred[list[Stored]]:
         """See `IDocuments`."""

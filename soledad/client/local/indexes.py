@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from attrs import define, field, frozen
 
-from soledad.client.local import text
+from soledad.client.local import bulk, text
 from soledad.client.local.database import Cursor
 from soledad.client.local.rows import COLUMNS, from_row
 from soledad.errors import IndexDoesNotExist, IndexNameTakenError, TooManyKeys
@@ -144,32 +144,64 @@ def _find(cursor: Cursor, kind: Kind, name: str) -> Index | None:
 
 
 @define(eq=False)
+class _Rows:
+    """What a job changes in an index of keys."""
+
+    index: Index
+    #: Rows that have to be there, as long as none had to go.
+    _new: list[tuple[str, ...]] = field(factory=list, init=False)
+    #: Since then: for each row whether it has to be there.
+    _changed: dict[tuple[str, ...], bool] = field(factory=dict, init=False)
+
+    def replace(self, doc_id: str, was: list[Key], becomes: list[Key]) -> None:
+        """Let a document have other keys."""
+        if not was and not self._changed:
+            # A list: going through many rows in the order of their hashes would take longer than all else here.
+            for key in becomes:
+                self._new.append((*key, doc_id))
+            return
+        for key in was:
+            self._changed[*key, doc_id] = False
+        for key in becomes:
+            self._changed[*key, doc_id] = True
+
+    def write(self, cursor: Cursor) -> None:
+        """Write them, in the order of the table, neighbours together."""
+        new, changed = self._new, self._changed
+        if changed:
+            _remove(cursor, self.index, [row for row, stays in changed.items() if not stays])
+            new = [row for row in new if row not in changed] + [row for row, stays in changed.items() if stays]
+        _insert(cursor, self.index, new)
+
+
+@define(eq=False)
 class Upkeep:
     """
     What the writes of one job change in the indexes: part of every write of a current version.
 
-    Rows are collected, and written when the ``with`` block ends: in the order of each table, neighbours together.
+    Rows are collected, and written when the ``with`` block ends.
     """
 
     _cursor: Cursor
     _texts: list[Index] = field(init=False)
-    #: For each index of keys: the rows that have to be there, or must not.
-    _rows: list[tuple[Index, dict[tuple[str, ...], bool]]] = field(init=False)
+    _rows: list[_Rows] = field(init=False)
+    #: The names of all of them; and other sets of them.
+    _all: frozenset[str] = field(init=False)
     _sets: dict[frozenset[str], frozenset[str]] = field(factory=dict, init=False)
 
     def __enter__(self) -> Upkeep:
         """Look which indexes there are."""
         there = defined(self._cursor)
         self._texts = [one for one in there if one.kind is Kind.TEXT]
-        self._rows = [(one, {}) for one in there if one.kind is Kind.KEYS]
+        self._rows = [_Rows(one) for one in there if one.kind is Kind.KEYS]
+        self._all = frozenset(rows.index.name for rows in self._rows)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """Write the rows; after a failure there is nothing to be written."""
         if kind is None:
-            for one, rows in self._rows:
-                _remove(self._cursor, one, [row for row, stays in rows.items() if not stays])
-                _insert(self._cursor, one, [row for row, stays in rows.items() if stays])
+            for rows in self._rows:
+                rows.write(self._cursor)
 
     def reindex(self, row_id: int, before: str | None, after: Stored, ours: bool = True) -> frozenset[str]:
         """
@@ -184,22 +216,21 @@ class Upkeep:
         """
         if not self._rows and not self._texts:
             return _NO_NAMES
-        content = _parsed(after.content)
+        content = _parsed(after.content) if after.value is None else after.value
         old = content if before == after.content else _parsed(before)
         keys = _keys if ours else _keys_if_allowed
         names = []
         for one in self._texts:
             text.replace(self._cursor, one.table, one.terms, row_id, content, after.attachments)
-        for one, rows in self._rows:
-            was = [] if old is None else _keys_if_allowed(one, after.doc_id, old)
-            becomes = was if content is old else keys(one, after.doc_id, content)
+        for rows in self._rows:
+            was = [] if old is None else _keys_if_allowed(rows.index, after.doc_id, old)
+            becomes = was if content is old else keys(rows.index, after.doc_id, content)
             if becomes is not was:
-                for key in was:
-                    rows[*key, after.doc_id] = False
-                for key in becomes:
-                    rows[*key, after.doc_id] = True
+                rows.replace(after.doc_id, was, becomes)
             if was or becomes:
-                names.append(one.name)
+                names.append(rows.index.name)
+        if len(names) == len(self._rows):
+            return self._all
         found_in = frozenset(names)
         # Most documents are in the same indexes: one set for all of them.
         return self._sets.setdefault(found_in, found_in)
@@ -229,10 +260,8 @@ def _keys_if_allowed(one: Index, doc_id: str, content: contents.Content | None) 
 
 
 def _insert(cursor: Cursor, one: Index, rows: list[tuple[str, ...]]) -> None:
-    if rows:
-        marks = ",".join("?" * len(rows[0]))
-        # Rows that stayed are there already.
-        cursor.executemany(f"INSERT OR IGNORE INTO {one.table} VALUES ({marks})", sorted(rows))
+    # Rows that stayed are there already.
+    bulk.insert(cursor, f"INSERT OR IGNORE INTO {one.table}", sorted(rows))
 
 
 def _remove(cursor: Cursor, one: Index, rows: list[tuple[str, ...]]) -> None:

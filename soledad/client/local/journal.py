@@ -8,7 +8,7 @@ Tables: docs/spec/store.rst, "The journal".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from os import urandom
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
 from soledad.client.interfaces import IJournal
-from soledad.client.local import documents
+from soledad.client.local import bulk, documents
 from soledad.client.local.database import Cursor
 from soledad.client.local.documents import LocalDocuments
 from soledad.client.local.rows import COLUMNS, from_row
@@ -25,7 +25,7 @@ from soledad.model import revision
 from soledad.model.conflict import Applied, Versions
 from soledad.model.document import Written
 from soledad.model.ids import DocId, RecordName, random_replica_id
-from soledad.model.syncing import Known, KnownRecord, Look, Outgoing, Pending, Pulled, Sent, Standing
+from soledad.model.syncing import Following, Known, KnownRecord, Look, Outgoing, Pending, Pulled, Sent, Standing
 from soledad.model.tampering import Incident, IncidentKind, Problem, Reason, TamperPolicy
 
 T = TypeVar("T")
@@ -124,7 +124,7 @@ def known(cursor: Cursor, names: Sequence[RecordName]) -> dict[RecordName, Known
     return found
 
 
-def _known(cursor: Cursor, names: Sequence[RecordName]) -> Known:
+def _known_and_sent(cursor: Cursor, names: Sequence[RecordName]) -> Known:
     return Known(known(cursor, names), own_sent(cursor))
 
 
@@ -161,13 +161,14 @@ def _note_good(cursor: Cursor, arrivals: Iterable[Pulled]) -> None:
         for one in arrivals
         if one.versions is not None
     ]
-    cursor.executemany(_NOTE, rows)
+    bulk.insert(cursor, _NOTE, rows, _NOTED_BEFORE)
     if cursor.execute("SELECT 1 FROM sync_problem LIMIT 1").fetchone() is not None:
         cursor.executemany("DELETE FROM sync_problem WHERE name = ?", [row[:1] for row in rows])
 
 
-_NOTE = """
-    INSERT INTO sync_record (name, hash, doc_id, revs, own) VALUES (?, ?, ?, ?, ?)
+#: Notes what a record is now, whether there was one of its name before or not.
+_NOTE = "INSERT INTO sync_record (name, hash, doc_id, revs, own)"
+_NOTED_BEFORE = """
     ON CONFLICT (name) DO UPDATE
     SET hash = excluded.hash, doc_id = excluded.doc_id, revs = excluded.revs, own = max(own, excluded.own)
 """
@@ -253,32 +254,35 @@ def scan(cursor: Cursor) -> None:
     _set(cursor, "scanned", generation)
 
 
-def outgoing(cursor: Cursor, records: int, size: int, beside_sent: bool = False) -> list[Outgoing]:
+def outgoing(cursor: Cursor, records: int, size: int) -> list[Outgoing]:
     """
-    Return documents that are to be sent, and none whose record is set aside.
+    Return documents that are to be sent, ordered by their ids, and none whose record is set aside.
 
     :param records: how many at most.
     :param size: bytes of text after which no more are added.
-    :param beside_sent: none either that is in the pending push.
     """
     scan(cursor)
-    return list(_outgoing(cursor, records, size, "AND doc_id NOT IN (SELECT doc_id FROM sync_sent)" * beside_sent))
+    return outgoing_behind(cursor, records, size, None)
 
 
-def _outgoing(cursor: Cursor, records: int, size: int, condition: str) -> Iterator[Outgoing]:
+def outgoing_behind(cursor: Cursor, records: int, size: int, last: DocId | None) -> list[Outgoing]:
+    """Do as `outgoing` with those behind a document, without a look at what was changed since; changes nothing."""
     # CROSS: what waits is gone through, and not all documents, however few of either there are.
     query = f"""
-        SELECT sync_outgoing.generation, {COLUMNS} FROM sync_outgoing CROSS JOIN document USING (doc_id)
-        WHERE doc_id NOT IN (SELECT doc_id FROM sync_problem WHERE doc_id IS NOT NULL) {condition} LIMIT ?
+        SELECT {COLUMNS}, sync_outgoing.generation FROM sync_outgoing CROSS JOIN document USING (doc_id)
+        WHERE doc_id NOT IN (SELECT doc_id FROM sync_problem WHERE doc_id IS NOT NULL)
+        {"" if last is None else "AND sync_outgoing.doc_id > ?"} ORDER BY sync_outgoing.doc_id LIMIT ?
     """
-    for generation, *row in cursor.execute(query, (records,)).fetchall():
-        stored = from_row(tuple(row))
+    found: list[Outgoing] = []
+    for row in cursor.execute(query, (records,) if last is None else (last, records)).fetchall():
+        stored = from_row(row[:-1])
         versions = documents.get_versions(cursor, stored.doc_id) if stored.has_conflicts else Versions(stored)
         assert versions is not None
-        yield Outgoing(versions, generation)
-        size -= sum(len(one.content or "") for one in versions)
+        found.append(Outgoing(versions, row[-1]))
+        size -= len(stored.content or "") + sum(len(one.content or "") for one in versions.alternatives)
         if size <= 0:
-            return
+            break
+    return found
 
 
 def hold_back(cursor: Cursor, found: Sequence[tuple[Problem, DocId]], same: Sequence[tuple[DocId, int]]) -> None:
@@ -303,7 +307,7 @@ def keep(cursor: Cursor, push: Pending, sent: Sequence[Sent]) -> None:
     """
     cursor.execute(query, (*row, push.checkpoint, push.push))
     rows = [(bytes.fromhex(one.name), one.hash, one.doc_id, one.revs, one.generation, one.own) for one in sent]
-    cursor.executemany("INSERT INTO sync_sent VALUES (?, ?, ?, ?, ?, ?)", rows)
+    bulk.insert(cursor, "INSERT INTO sync_sent", rows)
 
 
 def pending(cursor: Cursor) -> Pending | None:
@@ -321,19 +325,20 @@ def own_sent(cursor: Cursor) -> dict[RecordName, int]:
     return {RecordName(name.hex()): own for name, own in cursor.execute("SELECT name, own FROM sync_sent")}
 
 
-def settle(cursor: Cursor, now: Standing) -> None:
-    """The push arrived, and nothing was pushed since: note its records as the server's, and how far that is."""
-    query = """
-        INSERT INTO sync_record (name, hash, doc_id, revs, own) SELECT name, hash, doc_id, revs, own FROM sync_sent
-        WHERE true ON CONFLICT (name) DO UPDATE
-        SET hash = excluded.hash, doc_id = excluded.doc_id, revs = excluded.revs, own = max(own, excluded.own)
+def settle(cursor: Cursor, now: Standing, following: Following | None = None) -> None:
     """
-    cursor.execute(query)
+    The push arrived, and nothing was pushed since: note its records as the server's, and how far that is.
+
+    :param following: the next one, which is kept in its place.
+    """
+    cursor.execute(f"{_NOTE} SELECT name, hash, doc_id, revs, own FROM sync_sent WHERE true {_NOTED_BEFORE}")
     rows = cursor.execute("SELECT doc_id, generation FROM sync_sent").fetchall()
     cursor.executemany("DELETE FROM sync_outgoing WHERE doc_id = ? AND generation <= ?", rows)
     _tell(cursor)
     forget(cursor)
     stand(cursor, now)
+    if following is not None:
+        keep(cursor, *following)
 
 
 def forget(cursor: Cursor) -> None:
@@ -490,25 +495,33 @@ class LocalJournal:
         """See `IJournal`."""
         return self._write(set_policy, wanted)
 
-    def known(self, names: Sequence[RecordName]) -> Deferred[Known]:
+    def known(self, names: Sequence[RecordName]) -> Deferred[dict[RecordName, KnownRecord]]:
         """See `IJournal`."""
-        return self._read(_known, names)
+        return self._read(known, names)
+
+    def known_and_sent(self, names: Sequence[RecordName]) -> Deferred[Known]:
+        """See `IJournal`."""
+        return self._read(_known_and_sent, names)
 
     def hashes(self) -> Deferred[dict[RecordName, bytes]]:
         """See `IJournal`."""
         return self._read(hashes)
 
-    def take(self, arrivals: Sequence[Pulled], now: Standing) -> Deferred[list[Applied]]:
+    def take(self, arrivals: Sequence[Pulled], now: Standing, written: Callable[[], object]) -> Deferred[list[Applied]]:
         """See `IJournal`."""
-        return self._write(lambda cursor: take(cursor, self._documents.replica, arrivals, now))
+        return self._write_telling(written, lambda cursor: take(cursor, self._documents.replica, arrivals, now))
 
     def missing(self, names: Collection[RecordName], now: Standing) -> Deferred[None]:
         """See `IJournal`."""
         return self._write(missing, names, now)
 
-    def outgoing(self, records: int, size: int, beside_sent: bool = False) -> Deferred[list[Outgoing]]:
+    def outgoing(self, records: int, size: int) -> Deferred[list[Outgoing]]:
         """See `IJournal`."""
-        return self._write(outgoing, records, size, beside_sent)
+        return self._write(outgoing, records, size)
+
+    def outgoing_behind(self, records: int, size: int, last: DocId) -> Deferred[list[Outgoing]]:
+        """See `IJournal`."""
+        return self._read(outgoing_behind, records, size, last)
 
     def hold_back(self, found: Sequence[tuple[Problem, DocId]], same: Sequence[tuple[DocId, int]]) -> Deferred[None]:
         """See `IJournal`."""
@@ -521,6 +534,10 @@ class LocalJournal:
     def settle(self, now: Standing) -> Deferred[None]:
         """See `IJournal`."""
         return self._write(settle, now)
+
+    def go_on(self, now: Standing, following: Following, written: Callable[[], object]) -> Deferred[None]:
+        """See `IJournal`."""
+        return self._write_telling(written, lambda cursor: settle(cursor, now, following))
 
     def replace(self, names: Collection[RecordName]) -> Deferred[list[RecordName]]:
         """See `IJournal`."""
@@ -567,3 +584,13 @@ class LocalJournal:
 
     def _write(self, job: Callable[..., T], *args: Any) -> Deferred[T]:
         return self._documents.database.write(job, *args)
+
+    def _write_telling(self, written: Callable[[], object], job: Callable[[Cursor], T]) -> Deferred[T]:
+        """Do as `_write`, and call ``written()``, on the reactor, when only the commit is left."""
+
+        def telling(cursor: Cursor) -> T:
+            result = job(cursor)
+            self._documents.database.report(written)
+            return result
+
+        return self._documents.database.write(telling)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from soledad.model.attachment import Pointer
 from soledad.model.document import Stored
@@ -15,10 +16,8 @@ COLUMNS = """document.doc_id, document.rev, document.content, document.attachmen
 #: What `from_row` takes, of rows of ``alternative``.
 ALTERNATIVE = "doc_id, rev, content, attachments, 1"
 
-Row = tuple[str, str, str | None, str | None, int]
 
-
-def from_row(row: Row) -> Stored:
+def from_row(row: Sequence[Any]) -> Stored:
     """Return the version that a row holds."""
     doc_id, rev, content, pointers, has_conflicts = row
     return Stored(DocId(doc_id), rev, content, decode_pointers(pointers), bool(has_conflicts))

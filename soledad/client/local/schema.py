@@ -8,6 +8,9 @@ from __future__ import annotations
 
 #: Bytes of a page.  docs/spec/store.rst, "Databases".
 DOCUMENTS_PAGE, BLOBS_PAGE = 4096, 16384
+#: KiB of pages that the writer of the documents keeps: ids and names of records are random, and each write finds the
+#: pages of all of them.
+DOCUMENTS_CACHE = 16384
 
 _META = "CREATE TABLE meta (key TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID"
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from attrs import define
 
 from soledad.client.local import blobs, documents, indexes, references, retention
-from soledad.client.local.database import Database
+from soledad.client.local.database import CACHE, Database
 from soledad.client.local.documents import LocalDocuments
 from soledad.client.local.files import BlobFiles
 from soledad.client.local.keyring import StoreLock, database_paths, lock_path, open_keyring, save_keyring
 from soledad.client.local.queries import LocalQueries
 from soledad.client.local.retention import KeptBlobs
-from soledad.client.local.schema import BLOBS, BLOBS_PAGE, DOCUMENTS, DOCUMENTS_PAGE
+from soledad.client.local.schema import BLOBS, BLOBS_PAGE, DOCUMENTS, DOCUMENTS_CACHE, DOCUMENTS_PAGE
 from soledad.crypto.container import KeyMaterial, Keys
 from soledad.crypto.kdf import Database as KeyOf
 from soledad.crypto.keyring import OpenKeyring
@@ -88,16 +88,17 @@ class LocalStore:
         user = keyring.uuid
         with ExitStack() as undo:
             databases = []
-            for path, name, migrations, page_size, threads in zip(
+            for path, name, migrations, page_size, cache, threads in zip(
                 database_paths(folder, user),
                 (KeyOf.DOCUMENTS, KeyOf.BLOBS),
                 (DOCUMENTS, BLOBS),
                 (DOCUMENTS_PAGE, BLOBS_PAGE),
+                (DOCUMENTS_CACHE, CACHE),
                 (workers.documents, workers.blobs),
                 strict=True,
             ):
                 key = keyring.database_key(name)
-                databases.append(Database.open(path, key, user, migrations, page_size, threads))
+                databases.append(Database.open(path, key, user, migrations, page_size, threads, cache))
                 undo.callback(databases[-1].abandon)
             files = BlobFiles(folder / f"{user}_blobs")
             files.prepare()

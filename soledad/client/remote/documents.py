@@ -29,17 +29,14 @@ from soledad.wire.changes import (
     RECORDS_LIMIT,
     Idle,
     NamesPage,
-    Push,
     Reader,
     RecordsReader,
     SyncHead,
     SyncPage,
-    encode_push,
     head_of,
     is_cursor,
     names_reader,
     page_reader,
-    push_size,
 )
 from soledad.wire.routes import SyncRoute
 
@@ -104,19 +101,18 @@ class RemoteDocuments:
         return page
 
     @deferred
-    async def push(self, push: Push, follows: str | None) -> SyncHead:
+    async def push(self, push: bytes, tag: str, follows: str | None) -> str:
         """See `IRemoteDocuments`."""
-        if push_size(push.records, len(push.checkpoint)) > PUSH_LIMIT:
+        if len(push) > PUSH_LIMIT:
             raise TooLarge(PUSH_LIMIT)
         condition = {"If-None-Match": "*"} if follows is None else {"If-Match": f'"{follows}"'}
         path = SyncRoute(self._server.user).path
-        answer, _ = await self._server.ask("POST", path, headers=condition, body=BytesProducer(encode_push(push)))
+        answer, _ = await self._server.ask("POST", path, headers=condition, body=BytesProducer(push))
         answer.expect(204)
         cursor = answer.header("Soledad-Cursor") or ""
-        head = SyncHead(cursor, push.checkpoint)
         _check(answer, "no cursor", is_cursor(cursor))
-        _check(answer, "tag", answer.header("ETag") == f'"{head.tag}"')
-        return head
+        _check(answer, "tag", answer.header("ETag") == f'"{tag}"')
+        return cursor
 
     async def _get(self, route: SyncRoute, condition: Mapping[str, str] | None = None) -> Answer:
         unchanged = condition is not None and "If-None-Match" in condition

@@ -12,35 +12,35 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from hashlib import sha256
 from os import urandom
-from typing import Any, Protocol
+from typing import Protocol
 
 from attrs import define, evolve, field, frozen
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from soledad.client.documents import Documents
 from soledad.client.interfaces import IJournal, IRemoteDocuments
+from soledad.client.sync.committing import Committing, abandoned
 from soledad.client.sync.plan import PagePlan, PushPlan, plan_comparison, plan_page, plan_push
 from soledad.client.sync.watch import Verdict, as_error, found_in, judge
 from soledad.crypto import checkpoint as checkpoints
 from soledad.crypto.checkpoint import Checkpoint, Commit, KeyringMark, open_checkpoint, seal_checkpoint
 from soledad.crypto.keyring import Keyring, OpenKeyring
-from soledad.crypto.record import open_record, record_name, seal_named
-from soledad.deferreds import Worker
+from soledad.crypto.record import RecordNames, RecordOpener, record_name, seal_named
+from soledad.deferreds import Worker, deferred
 from soledad.errors import (
     CryptoError,
     PreconditionFailed,
     QuotaExceeded,
-    SoledadError,
     StaleToken,
     UnexpectedAnswer,
     UnknownKey,
 )
 from soledad.model.conflict import Versions
 from soledad.model.ids import DocId, RecordName, UserId
-from soledad.model.syncing import Look, Outgoing, Pending, Standing
+from soledad.model.syncing import Following, Look, Outgoing, Pending, Pulled, Standing
 from soledad.model.tampering import FOUND, Incident, IncidentKind, Problem, Reason, TamperPolicy
 from soledad.streams import Progress
 from soledad.wire.changes import (
@@ -53,7 +53,6 @@ from soledad.wire.changes import (
     SealedRecord,
     SyncHead,
     SyncPage,
-    decode_push,
     encode_push,
 )
 from soledad.wire.container import SALT_SIZE
@@ -142,6 +141,11 @@ class Exchange:
     #: Whether the server's keyring was looked at, and whether it is older than it was.
     _settled: bool = field(default=False, init=False)
     _is_keyring_back: bool = field(default=False, init=False)
+    _committing: Committing = field(factory=Committing, init=False)
+    #: The push behind the one that is pending.
+    _planning: Deferred[PushPlan | None] = field(factory=lambda: succeed(None), init=False)
+    #: The names of the page that was planned last: what is known of them may be about to be committed.
+    _planned: frozenset[RecordName] = field(default=frozenset(), init=False)
     #: The change number of the blobs that the server has told last.
     blobs: str = field(default="", init=False)
 
@@ -167,6 +171,9 @@ class Exchange:
                 await self._pause(attempt)
             else:
                 break
+            finally:
+                await abandoned(self._planning)
+                await self._committing.give_up()
         assert generation is not None
         return generation
 
@@ -257,12 +264,12 @@ class Exchange:
                 return head
             came += len(page.records)
             most = await self._most(came, most)
-            # While one page is opened, the next one comes.
+            # While one page is opened, the next one comes; while one is committed, the next one is opened.
             following = self._parts.remote.pull(page.head.cursor)
             try:
-                await self._take(page.records, page.head.cursor)
+                await self._begin_taking(page.records, page.head.cursor)
             except BaseException:
-                await _abandoned(following)
+                await abandoned(following)
                 raise
 
     async def _most(self, came: int, most: int) -> int:
@@ -272,6 +279,7 @@ class Exchange:
         :raise UnexpectedAnswer: more have come.
         """
         if came > most:
+            await self._committing.end()
             most = 2 * len(await self._parts.journal.hashes()) + MANY
             if came > most:
                 raise UnexpectedAnswer("pages that do not end")
@@ -295,6 +303,12 @@ class Exchange:
 
     async def _take(self, records: Sequence[SealedRecord], cursor: str) -> None:
         """Take records, and go on behind them."""
+        await self._begin_taking(records, cursor)
+        await self._committing.end()
+        self._go_on()
+
+    async def _begin_taking(self, records: Sequence[SealedRecord], cursor: str) -> None:
+        """Do as `_take`, but for the end of the commit."""
         plan = await self._plan(records)
         if plan.is_copy:
             await self._become_another()
@@ -304,7 +318,7 @@ class Exchange:
             raise UnexpectedAnswer("hardly a record that opens")
         now = evolve(self._standing, cursor=cursor, digest=plan.digest)
         if plan.arrivals or now != self._standing:
-            await self._parts.documents.apply_by(lambda: self._parts.journal.take(plan.arrivals, now))
+            await self._committing.begin(lambda written: self._apply(plan.arrivals, now, written))
             self._standing = now
             for one in plan.arrivals:
                 self._problems.pop(one.name, None)
@@ -313,10 +327,18 @@ class Exchange:
         self._progress.add(sum(len(record.data) for record in records))
         self._go_on()
 
+    @deferred
+    async def _apply(self, arrivals: Sequence[Pulled], now: Standing, written: Callable[[], None]) -> None:
+        await self._parts.documents.apply_by(lambda: self._parts.journal.take(arrivals, now, written))
+
     async def _plan(self, records: Sequence[SealedRecord]) -> PagePlan:
-        known = await self._parts.journal.known([record.name for record in records])
+        before, self._planned = self._planned, frozenset(record.name for record in records)
+        if not before.isdisjoint(self._planned):
+            # What is known of them is changed by the page before.
+            await self._committing.end()
+        known = await self._parts.journal.known_and_sent([record.name for record in records])
         keyring = self._keyring
-        opener = partial(open_record, keyring.roots, keyring.names_key)
+        opener = RecordOpener(keyring.roots, RecordNames.under(keyring.names_key)).open
         digest, aside = self._standing.digest, set(self._problems)
         return await self._parts.worker.run(
             plan_page, records, known, self._replica, digest, keyring.digest_key, opener, aside, self._lenient
@@ -490,6 +512,7 @@ class Exchange:
         kinds = set(found)
         if not kinds:
             return
+        await self._committing.end()
         now = self._parts.now()
         of_records = [one for one in await self._parts.journal.problems() if FOUND.get(one.reason) in kinds]
         # However many records somebody invents: those of documents that are here are told of first.
@@ -559,51 +582,67 @@ class Exchange:
 
     async def _push(self) -> None:
         """Send what the server has not got, a batch after the other."""
-        plan: PushPlan | None = None
-        while True:
-            if self._pending is None:
-                prepared = await self._prepare(plan)
-                if prepared is None:
-                    return
-                pending, push = prepared
-                self._pending = pending
+        if self._pending is None:
+            await self._prepare(None)
+        while self._pending is not None:
+            pending = self._pending
+            plan = await self._send(pending)
+            self._pending = None
+            if plan is None or not plan.is_all_sent or self._has_to_tell:
+                await self._parts.journal.settle(self._standing)
+                await self._prepare(plan)
             else:
-                # It was kept by the sync before this.
-                pending = self._pending
-                push = decode_push(pending.push)
-            sending = self._parts.remote.push(push, pending.follows)
-            try:
-                # While one push is on its way, the next one is sealed.
-                outgoing = await self._parts.journal.outgoing(RECORDS_LIMIT, BATCH, True)
-                plan = await self._plan_push(outgoing, pending.digest) if outgoing else None
-            except BaseException:
-                await _abandoned(sending)
-                raise
-            try:
-                head = await sending
-            except QuotaExceeded:
-                # It was refused for good, and what is sent next time may be less.
-                await self._parts.journal.forget()
-                raise
-            if head.tag != pending.tag:
-                raise UnexpectedAnswer("another head than was sent")
-            now = evolve(
-                self._standing,
-                cursor=head.cursor,
-                head=pending.tag,
-                digest=pending.digest,
-                checkpoint=pending.checkpoint,
-                count=pending.count,
-                restarting=False,
-            )
-            await self._parts.journal.settle(now)
-            self._standing, self._known, self._pending = now, _decoded(pending.checkpoint), None
-            self._progress.add(sum(len(record.data) for record in push.records))
+                await self._go_on_with(plan)
+            self._progress.add(len(pending.push))
             self._go_on()
 
-    async def _prepare(self, plan: PushPlan | None) -> tuple[Pending, Push] | None:
+    async def _send(self, pending: Pending) -> PushPlan | None:
+        """Send a push; return what the next one is to be, which was planned meanwhile."""
+        sending = self._parts.remote.push(pending.push, pending.tag, pending.follows)
+        try:
+            plan = await self._planning
+        except BaseException:
+            await abandoned(sending)
+            raise
+        self._planning = succeed(None)
+        try:
+            cursor = await sending
+        except QuotaExceeded:
+            # It was refused for good, and what is sent next time may be less.
+            await self._parts.journal.forget()
+            raise
+        self._known = _decoded(pending.checkpoint)
+        self._standing = evolve(
+            self._standing,
+            cursor=cursor,
+            head=pending.tag,
+            digest=pending.digest,
+            checkpoint=pending.checkpoint,
+            count=pending.count,
+            restarting=False,
+        )
+        return plan
+
+    async def _go_on_with(self, plan: PushPlan) -> None:
+        """Settle the push that arrived, and keep the next one; what comes behind that is planned from the commit on."""
+        pending, sent = await self._seal(plan)
+        journal, now = self._parts.journal, self._standing
+        await self._committing.begin(lambda written: journal.go_on(now, (pending, sent), written))
+        self._planning = self._plan_behind(plan)
+        await self._committing.end()
+        self._pending = pending
+
+    @deferred
+    async def _plan_behind(self, plan: PushPlan) -> PushPlan | None:
+        """Plan what comes behind another plan.  What was changed meanwhile has its turn when there is nothing left."""
+        if plan.last is None:
+            return None
+        outgoing = await self._parts.journal.outgoing_behind(RECORDS_LIMIT, BATCH, plan.last)
+        return await self._plan_push(outgoing, plan.digest) if outgoing else None
+
+    async def _prepare(self, plan: PushPlan | None) -> None:
         """
-        Make the next push ready, and keep it; `None`: there is nothing to send.
+        Make the next push ready, and keep it, if there is something to send.
 
         :param plan: what was planned while the one before it was on its way.
         """
@@ -611,12 +650,15 @@ class Exchange:
             if plan is None:
                 outgoing = await self._parts.journal.outgoing(RECORDS_LIMIT, BATCH)
                 if not outgoing and not self._has_to_tell:
-                    return None
+                    return
                 plan = await self._plan_push(outgoing, self._standing.digest)
             if plan.held_back or plan.same:
                 await self._parts.journal.hold_back(plan.held_back, plan.same)
             if plan.sent or self._has_to_tell:
-                return await self._seal(plan)
+                pending, sent = await self._seal(plan)
+                await self._parts.journal.keep(pending, sent)
+                self._pending, self._planning = pending, self._plan_behind(plan)
+                return
             plan = None
 
     @property
@@ -640,22 +682,21 @@ class Exchange:
             [one for one in self._problems.values() if one.reason is not Reason.TOO_BIG],
         )
 
-    async def _seal(self, plan: PushPlan) -> tuple[Pending, Push]:
+    async def _seal(self, plan: PushPlan) -> Following:
         if self._account != self._standing.account:
             # The keyring was joined with another one meanwhile: begin anew.
             raise PreconditionFailed()
-        look = await self._parts.journal.look()
+        untold = (await self._parts.journal.look()).untold if self._untold else ()
         now = self._parts.now()
         commit = Commit(self._standing.count + 1, urandom(16).hex(), now)
         before = self._known or checkpoints.begun(urandom(16).hex())
         mark = KeyringMark.of(self._parts.keys.keyring)
         if mark.generation < before.keyring.generation:
             mark = before.keyring
-        found = tuple(checkpoints.Incident(one.time, one.device, one.kind) for one in look.untold)
+        found = tuple(checkpoints.Incident(one.time, one.device, one.kind) for one in untold)
         digest = (self._claimed + plan.digest - self._standing.digest) % (1 << 256)
         after = checkpoints.committed(before, self._replica, commit, digest, mark, found)
         sealed = seal_checkpoint(self._keyring.current, self._parts.user, urandom(SALT_SIZE), after)
-        push = Push(plan.records, sealed)
         pending = Pending(
             commit.count,
             commit.commit_id,
@@ -663,12 +704,10 @@ class Exchange:
             sha256(sealed).hexdigest(),
             plan.digest,
             checkpoints.encode(after),
-            encode_push(push),
+            encode_push(Push(plan.records, sealed)),
         )
-        await self._parts.journal.keep(pending, plan.sent)
         self._untold = False
-        self._go_on()
-        return pending, push
+        return pending, plan.sent
 
     # --- what came of it ------------------------------------------------------------------------------
 
@@ -719,17 +758,9 @@ def _restarted(known: Checkpoint | None, head: Checkpoint | None) -> Checkpoint 
 
 
 def _named(keyring: Keyring, outgoing: Iterable[Outgoing]) -> list[tuple[RecordName, Outgoing]]:
-    return [(record_name(keyring.names_key, one.versions.doc_id), one) for one in outgoing]
+    names = RecordNames.under(keyring.names_key)
+    return [(names.of(one.versions.doc_id), one) for one in outgoing]
 
 
 def _sealed(keyring: Keyring, name: RecordName, versions: Versions) -> SealedRecord:
     return seal_named(keyring.current, name, urandom(SALT_SIZE), versions)
-
-
-async def _abandoned(work: Deferred[Any]) -> None:
-    """Wait for the end of what nobody wants any more."""
-    work.cancel()
-    try:
-        await work
-    except (SoledadError, CancelledError):
-        return

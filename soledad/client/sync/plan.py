@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence, Se
 from attrs import evolve, frozen
 
 from soledad.crypto.checkpoint import digest_of, replaced
+from soledad.crypto.kdf import Mac
 from soledad.errors import CryptoError, DocumentTooBig, UnknownKey
 from soledad.model import revision
 from soledad.model.conflict import Versions
@@ -59,12 +60,13 @@ def plan_page(
     arrivals: list[Pulled] = []
     taken: dict[RecordName, tuple[KnownRecord, Pulled]] = {}
     is_copy = False
+    mac = Mac(digest_key)
     for record in records:
         name, hashed = record.name, record.hash
         before = _known_after(*taken[name]) if name in taken else known.records.get(name, _NOTHING)
         if before.hash == hashed and name not in aside:
             continue
-        digest = replaced(digest, digest_key, name, before.hash, hashed)
+        digest = replaced(digest, mac, name, before.hash, hashed)
         arrival = _judge(record, hashed, before, replica, opener, lenient)
         arrivals.append(arrival)
         is_copy = is_copy or arrival.own > max(before.own, known.sent.get(name, 0))
@@ -104,6 +106,8 @@ def _goes_on(before: str, versions: Versions) -> bool:
 
 def _own(versions: Versions, replica: str) -> int:
     """Return the greatest count of a replica in a record."""
+    if not versions.alternatives:
+        return revision.counted(versions.current.rev, replica)
     return max([revision.counted(rev, replica) for rev in versions.revs])
 
 
@@ -151,11 +155,18 @@ class PushPlan:
     held_back: tuple[tuple[Problem, DocId], ...]
     #: Documents that the server has just so, with the number of the change that this holds for.
     same: tuple[tuple[DocId, int], ...]
+    #: The last document that goes out, in the order in which they wait.
+    last: DocId | None
+
+    @property
+    def is_all_sent(self) -> bool:
+        """Whether something goes out, and nothing does not."""
+        return bool(self.sent) and not self.held_back and not self.same
 
 
 def plan_push(
     outgoing: Sequence[tuple[RecordName, Outgoing]],
-    known: Known,
+    known: Mapping[RecordName, KnownRecord],
     replica: str,
     digest: int,
     digest_key: bytes,
@@ -173,8 +184,9 @@ def plan_push(
     pairs: list[tuple[SealedRecord, Sent]] = []
     held_back: list[tuple[Problem, DocId]] = []
     same: list[tuple[DocId, int]] = []
+    mac = Mac(digest_key)
     for name, one in outgoing:
-        before = known.records.get(name, _NOTHING)
+        before = known.get(name, _NOTHING)
         doc_id = one.versions.doc_id
         if name in aside:
             held_back.append((aside[name], doc_id))
@@ -190,10 +202,11 @@ def plan_push(
             if room < 0 and pairs:
                 break
             pairs.append((record, _sent(record, one, replica)))
-            digest = replaced(digest, digest_key, name, before.hash, pairs[-1][1].hash)
+            digest = replaced(digest, mac, name, before.hash, pairs[-1][1].hash)
+    last = pairs[-1][1].doc_id if pairs else None
     pairs.sort(key=lambda pair: pair[0].name)
     records, sent = tuple(record for record, _ in pairs), tuple(note for _, note in pairs)
-    return PushPlan(records, sent, digest, tuple(held_back), tuple(same))
+    return PushPlan(records, sent, digest, tuple(held_back), tuple(same), last)
 
 
 #: Bytes of a record's frame in a push.

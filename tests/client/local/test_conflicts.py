@@ -198,7 +198,9 @@ class ResolveTests(ConflictsTestCase):
             self.have(stored)
             written = self.resolve(content, *revs)
             self.assertEqual(self.stored(), after, name)
-            expected = Written(after[0].split()[0], generation=self.generation(), has_conflicts=len(after) > 1)
+            (current,) = documents.get_many(self.cursor, [DOC])
+            rev, text = after[0].split()[0], current.content
+            expected = Written(rev, generation=self.generation(), has_conflicts=len(after) > 1, content=text)
             self.assertEqual((written, self.generation()), (expected, 2), name)
 
     def test_missing(self) -> None:

@@ -109,15 +109,21 @@ class OpeningTests(DatabaseTestCase):
     def test_settings(self) -> None:
         """Every connection has the settings that the format and durability need."""
         database = self.open()
+        expected = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "auto_vacuum": 2, "secure_delete": 0}
         for connection in (database._writer, database._reader):
             found = {
                 name: connection.execute(f"PRAGMA {name}").fetchone()[0]
-                for name in ("journal_mode", "synchronous", "foreign_keys", "auto_vacuum", "cipher_hmac_algorithm")
+                for name in (*expected, "cipher_hmac_algorithm")
             }
-            expected = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "auto_vacuum": 2}
             self.assertEqual(found, expected | {"cipher_hmac_algorithm": "HMAC_SHA256"})
         application = database.read_now(lambda cursor: cursor.execute("PRAGMA application_id").fetchone())
         self.assertEqual(application, (APPLICATION_ID,))
+
+    def test_cache(self) -> None:
+        """The writer keeps as many pages as it is told."""
+        database = Database.open(self.path, KEY, "user", SCHEMA, 4096, (InPlace(), InPlace()), 12345)
+        self.addCleanup(database.abandon)
+        self.assertEqual(database._writer.execute("PRAGMA cache_size").fetchone(), (-12345,))
 
     def test_page_sizes(self) -> None:
         """The two databases have the page sizes that were measured to be best."""

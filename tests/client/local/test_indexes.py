@@ -213,6 +213,25 @@ class RowTests(IndexesTestCase):
         documents.put_all(self.cursor, REPLICA, stored)
         self.assertEqual(self.rows(), [("x", "d"), ("z", "d")])
 
+    def test_new_and_changed(self) -> None:
+        """New documents, and those that change since, in one job: each has the rows of what it is in the end."""
+        self.create("i", "a")
+        stored = [
+            Stored(DocId(doc_id), rev and f"{REPLICA}:{rev}", json.dumps({"a": values}))
+            for doc_id, rev, values in (
+                ("d", "", ["x", "y"]),
+                ("e", "", ["x"]),
+                ("d", "1", ["y", "z"]),
+                ("f", "", ["x"]),
+                ("f", "1", []),
+                ("g", "", ["y"]),
+                ("f", "2", ["x"]),
+                ("e", "1", ["w"]),
+            )
+        ]
+        documents.put_all(self.cursor, REPLICA, stored)
+        self.assertEqual(self.rows(), [("w", "e"), ("x", "f"), ("y", "d"), ("y", "g"), ("z", "d")])
+
     def test_names(self) -> None:
         """A write tells in which indexes the document was, or is."""
         for name in ("a", "b", "c"):

@@ -13,7 +13,7 @@ from soledad.client.local import documents, journal
 from soledad.client.local.database import Cursor
 from soledad.deferreds import unawaited
 from soledad.model.conflict import Versions
-from soledad.model.document import Stored
+from soledad.model.document import Snapshot, Stored
 from soledad.model.ids import DocId, RecordName
 from soledad.model.syncing import KnownRecord, Pending, Pulled, Sent, Standing
 from soledad.model.tampering import Incident, IncidentKind, Problem, Reason, TamperPolicy
@@ -96,6 +96,16 @@ class RecordTests(JournalTestCase):
         self.assertEqual(len(journal.outgoing(self.cursor, 3, 1 << 20)), 3)
         self.assertEqual(len(journal.outgoing(self.cursor, 5, 150)), 2)
 
+    def test_behind(self) -> None:
+        """Documents are read in the order of their ids, those behind one too, as far as was looked for them."""
+        for doc_id in "cab":
+            self.put(doc_id)
+        self.assertEqual(list(self.outgoing()), ["a", "b", "c"])
+        self.put("d")
+        behind = journal.outgoing_behind(self.cursor, 100, 1 << 20, DocId("a"))
+        self.assertEqual([one.versions.doc_id for one in behind], ["b", "c"])
+        self.assertEqual(len(journal.outgoing_behind(self.cursor, 1, 1 << 20, DocId("a"))), 1)
+
     def test_plan(self) -> None:
         """With many documents and nothing to send, none is looked at."""
         seen: list[str] = []
@@ -159,6 +169,18 @@ class RecordTests(JournalTestCase):
         self.assertIsNone(journal.pending(self.cursor))
         self.assertEqual(self.outgoing(), {"a": later})
         self.assertEqual(journal.known(self.cursor, [named("b")]), {named("b"): KnownRecord(b"s" * 32, rev, 1)})
+
+    def test_next(self) -> None:
+        """With what arrived the next push is kept, in its place."""
+        self.put("a")
+        self.put("b")
+        self.keep(self.sent("a"))
+        following = Pending(5, "e" * 32, "new", "newer", 8, b"after", b"bytes"), [self.sent("b")]
+        journal.settle(self.cursor, STANDING, following)
+        self.assertEqual(journal.pending(self.cursor), following[0])
+        self.assertEqual(list(journal.own_sent(self.cursor)), [named("b")])
+        self.assertEqual(list(journal.known(self.cursor, [named("a"), named("b")])), [named("a")])
+        self.assertEqual(list(self.outgoing()), ["b"])
 
     def test_too_big(self) -> None:
         """What was too large is tried again when it was changed."""
@@ -264,7 +286,7 @@ class CopyTests(JournalTestCase):
         jobs: list[Any] = []
         database: Any = SimpleNamespace(write=jobs.append)
         local = documents.LocalDocuments(database, ME)
-        unawaited(local.put_all([Stored(DocId("a"), "", "{}")], None))
+        unawaited(local.put_all([DocId("a")], [""], [Snapshot("{}", None, {})], None))
         local.replica = NEW
         (written,) = jobs[0](self.cursor)
         self.assertEqual(written.rev, f"{NEW}:1")

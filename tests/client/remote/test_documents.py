@@ -32,6 +32,7 @@ from soledad.wire.changes import (
     SyncPage,
     encode_names,
     encode_page,
+    encode_push,
 )
 from tests.contracts.records_backend import record
 from tests.contracts.remote_documents import RemoteDocumentsContract
@@ -52,7 +53,7 @@ class QuotaTests(SynchronousTestCase):
     def test_quota(self) -> None:
         """The push is refused with how much it would have been."""
         documents = MemoryServer(quota=100).connect("alice").documents
-        pushing = documents.push(Push((record(1, bytes(90)),), bytes(11)), None)
+        pushing = documents.push(encode_push(Push((record(1, bytes(90)),), bytes(11))), "1" * 64, None)
         error = self.failureResultOf(pushing, QuotaExceeded).value
         self.assertEqual((error.asked, error.available), (101, 100))
 
@@ -240,14 +241,15 @@ class FetchTests(HostileCase):
 class PushTests(HostileCase):
     """Pushes."""
 
-    def push(self, documents: RemoteDocuments) -> Deferred[SyncHead]:
+    def push(self, documents: RemoteDocuments) -> Deferred[str]:
         """Push something."""
-        return documents.push(Push((record(1),), CHECKPOINT), "1" * 64)
+        assert HEAD.tag is not None
+        return documents.push(encode_push(Push((record(1),), CHECKPOINT)), HEAD.tag, "1" * 64)
 
     def test_good(self) -> None:
         """An answer as it should be."""
-        head = self.successResultOf(self.ask(self.push, status=204, soledad_cursor="5.a"))
-        self.assertEqual(head, HEAD)
+        cursor = self.successResultOf(self.ask(self.push, status=204, soledad_cursor="5.a"))
+        self.assertEqual(cursor, HEAD.cursor)
 
     def test_bad(self) -> None:
         """An answer of another status, or to another push."""

@@ -150,7 +150,7 @@ class PushTests(SynchronousTestCase):
         ]
         problems = [Problem(Reason.FORGED, name(letter)) for letter in aside]
         digest = digest_of(KEY, {name("1"): b"h" * 32} if known else {})
-        return plan_push(pairs, Known(before, {}), ME, digest, KEY, self.seal, room, problems)
+        return plan_push(pairs, before, ME, digest, KEY, self.seal, room, problems)
 
     def seal(self, name: RecordName, one: Versions) -> SealedRecord:
         """Seal versions."""
@@ -166,6 +166,20 @@ class PushTests(SynchronousTestCase):
             [(one.doc_id, one.own, one.generation) for one in plan.sent], [("doc-1", 2, 2), ("doc-2", 1, 1)]
         )
         self.assertEqual(plan.digest, digest_of(KEY, {one.name: one.hash for one in plan.records}))
+
+    def test_last(self) -> None:
+        """The last one that goes, as they wait: not by name, and nothing for which there is no room."""
+        self.assertEqual(self.plan(("2", f"{ME}:1"), ("1", f"{ME}:2")).last, DocId("doc-1"))
+        self.assertEqual(self.plan(("2", f"{ME}:1"), ("1", f"{ME}:2"), room=1).last, DocId("doc-2"))
+        self.assertIsNone(self.plan(("1", f"{ME}:1"), aside=("1",)).last)
+
+    def test_all_sent(self) -> None:
+        """All is sent if there is something, and nothing is held back or there already."""
+        one, two = ("1", f"{ME}:1"), ("2", f"{ME}:1")
+        self.assertTrue(self.plan(one, two).is_all_sent)
+        self.assertFalse(self.plan().is_all_sent)
+        self.assertFalse(self.plan(one, two, aside=("1",)).is_all_sent)
+        self.assertFalse(self.plan(one, two, known=f"{ME}:1").is_all_sent)
 
     def test_held_back(self) -> None:
         """What is set aside, and what is too large, does not go; the rest does."""
