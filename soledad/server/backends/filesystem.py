@@ -24,7 +24,7 @@ from zope.interface import implementer
 from soledad.deferreds import Worker, completed, deferred
 from soledad.errors import StorageError, StorageFailed, UploadBusy
 from soledad.server.backends.batch import FileBatch
-from soledad.server.backends.faults import storage_errors
+from soledad.server.faults import storage_errors
 from soledad.server.backends.files import Files, walk
 from soledad.server.backends.naming import ASIDE, PART, file_name, folders_of, parse_path
 from soledad.server.backends.parts import Digests, FilePart

@@ -21,7 +21,7 @@ from zope.interface import implementer
 
 from soledad.deferreds import Worker, completed, deferred
 from soledad.errors import BlobNotFound, StorageError
-from soledad.server.backends.faults import storage_errors
+from soledad.server.faults import storage_errors
 from soledad.server.backends.files import Files
 from soledad.server.backends.naming import PART
 from soledad.server.interfaces import IPart, Place, Stored
