@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.deferreds import InPlace
-from soledad.errors import BlobNotFound, StorageError, StorageFailed, StorageFull
+from soledad.errors import BlobExists, BlobNotFound, StorageError, StorageFailed, StorageFull
 from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
 from soledad.server.accounts import Accounts
 from soledad.server.backends import files
@@ -128,6 +128,12 @@ class FailingFiles(Files):
         """See `Files`."""
         self._maybe("read")
         return super().read(file, size, start)
+
+    def remove(self, path: str) -> None:
+        """See `Files`."""
+        if self.failing == "remove":
+            self._maybe("remove")
+        super().remove(path)
 
 
 class FaultTests(SynchronousTestCase):
@@ -244,6 +250,22 @@ class FaultTests(SynchronousTestCase):
         stored = self.successResultOf(self.batch(BLOB, "blob-1-2"))
         self.assertEqual({type(outcome) for outcome in stored}, {Stored})
         self.assertEqual((len(removed), len(list(walk(self.root)))), (1, 2))
+
+    def test_failing_removal(self) -> None:
+        """Bytes of a blob that was slower, and cannot be removed, change nothing of what is told of it."""
+        one, many = ManualProducer(1), ManualProducer(2)
+        works = [
+            self.backend.write_blob(USER, BLOB, one),
+            self.backend.write_blobs(USER, [(BLOB, 1), (BlobId("other"), 1)], many),
+        ]
+        self.successResultOf(self.backend.write_blob(USER, BLOB, BytesProducer(b"x")))
+        self.files.failing = "remove"
+        for body in (one, many):
+            body.consumer.write(b"y" * body.length)
+            body.done.callback(None)
+        self.failureResultOf(works[0], BlobExists)
+        self.assertEqual([type(outcome) for outcome in self.successResultOf(works[1])], [BlobExists, Stored])
+        self.assertEqual(len(self.flushLoggedErrors(StorageFailed)), 2)
 
     def test_file_system(self) -> None:
         """Where it is known that a file system can be synced as a whole, it can."""
