@@ -67,15 +67,16 @@ class Pending:
         """:raise UploadNotFound: there is no such upload, or it has expired."""
         return self._database.read(partial(_find, user=user, name=name, now=int(self._clock())))
 
-    def received(self, upload: Upload, received: int, durable: bool = True) -> Deferred[Upload]:
+    def received(self, upload: Upload, received: int) -> Deferred[Upload]:
         """
         Note how many bytes are durable, and let the upload live on.
 
-        :param durable: whether this has to survive a power cut: the bytes do.
+        That survives a power cut, too: any process may tell a client so from then on.
+
         :raise UploadNotFound: it has ended.
         """
         unit = partial(_received, upload=upload, received=received, expires=int(self._clock()) + UPLOAD_LIFETIME)
-        return self._database.write(unit, durable)
+        return self._database.write(unit)
 
     def commit(self, upload: Upload, stored: Stored) -> Deferred[Upload]:
         """

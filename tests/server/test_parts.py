@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from hashlib import sha256
+from typing import Any
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -19,6 +20,7 @@ from soledad.server.backends.blobs import BlobsBackend
 from soledad.server.backends.files import walk
 from soledad.server.backends.filesystem import FileBytes
 from soledad.server.backends.memory import memory_database
+from soledad.server.database import Database
 from soledad.server.index import Index
 from soledad.server.interfaces import Upload
 from soledad.server.processes import Alone
@@ -198,6 +200,25 @@ class DurableTests(PartsTestCase):
         body.done.callback(None)
         self.assertTrue(self.successResultOf(work).done)
         self.assertLess(self.files.calls.count("sync"), LENGTH // STRETCH + 4)
+
+    def test_what_counts(self) -> None:
+        """So is what other processes tell of it, which is what the index has: also while more comes."""
+        upload = self.create()
+        told: list[bool] = []
+        write = Database.write
+
+        def written(database: Database, unit: Any, durable: bool = True) -> Deferred[Any]:
+            told.append(durable)
+            return write(database, unit, durable)
+
+        self.patch(Database, "write", written)
+        body = ManualProducer(LENGTH)
+        work = self.backend.append_upload(USER, upload.name, 0, body)
+        body.consumer.write(DATA[:500])
+        self.assertEqual(self.successResultOf(self.another().pending.find(USER, upload.name)).received, 500)
+        self.assertEqual(set(told), {True})
+        work.cancel()
+        self.failureResultOf(work, CancelledError)
 
     def test_order(self) -> None:
         """The bytes are synced before they have the blob's name, and that is before the row is written."""

@@ -222,7 +222,7 @@ class _Notes:
         """So many bytes are durable."""
         # One at a time: what comes meanwhile is in the next.
         if self.counts and (self._writing is None or self._writing.called):
-            self._writing = self._note(length, False)
+            self._writing = self._note(length)
 
     @deferred
     async def quiet(self) -> None:
@@ -235,12 +235,12 @@ class _Notes:
         """No more come."""
         await self.quiet()
         if self.counts and length > self._upload.received:
-            await self._note(length, True)
+            await self._note(length)
 
     @deferred
-    async def _note(self, length: int, durable: bool) -> None:
+    async def _note(self, length: int) -> None:
         try:
-            await self._pending.received(self._upload, min(length, self._upload.length - 1), durable)
+            await self._pending.received(self._upload, min(length, self._upload.length - 1))
         except UploadNotFound:
             # It has ended: nobody needs to know.
             return
