@@ -214,7 +214,7 @@ class FaultTests(SynchronousTestCase):
 
         self.files.on_call = called
         for self.whole, syncs in (
-            (True, ["sync_file_system"]),
+            (True, ["sync_file_system"] * 2),
             (False, ["sync"] * 8 + ["sync_folder"] * 5 + ["sync_last_folder"]),
         ):
             self.patch(files, "can_sync_file_system", lambda file: self.whole)

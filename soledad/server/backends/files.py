@@ -89,13 +89,18 @@ class Files:
         finally:
             os.close(folder)
 
-    def sync_together(self, anchor: int, paths: list[str], folders: list[str]) -> None:
+    def syncs_together(self, anchor: int, count: int) -> bool:
+        """Tell whether so many files on the file system of ``anchor`` are best made durable with all of it."""
+        return count >= TOGETHER and can_sync_file_system(anchor)
+
+    def sync_together(self, anchor: int | None, paths: list[str], folders: list[str]) -> None:
         """
         Make files, and the names in folders, durable.
 
-        :param anchor: something on the same file system that was opened before the first of them was written.
+        :param anchor: something on the same file system that was opened before the first of them was written: all of
+            that is made durable.  `None`: they are, one by one.
         """
-        if len(paths) >= TOGETHER and can_sync_file_system(anchor):
+        if anchor is not None:
             self.sync_file_system(anchor)
             return
         for path in paths:
