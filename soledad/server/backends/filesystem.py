@@ -35,7 +35,7 @@ from soledad.writeback import Writeback
 
 T = TypeVar("T")
 
-#: Folders that are known to be durable, at most; beyond that they are synced once more.
+#: Folders that are known to be durable, at most; beyond that all are synced once more.
 _KNOWN_LIMIT = 10_000
 
 
@@ -222,9 +222,10 @@ class FileBytes:
         return path
 
     def _remember(self, path: str) -> None:
+        # Several threads are here at a time: each of these is one step.
+        if len(self._durable) >= _KNOWN_LIMIT:
+            self._durable.clear()
         self._durable[path] = None
-        while len(self._durable) > _KNOWN_LIMIT:
-            self._durable.pop(next(iter(self._durable)), None)
 
 
 def _path_of(place: Place) -> tuple[str, ...]:
