@@ -630,6 +630,58 @@ class HandleTests(EngineCase):
         self.now(self.here.blobs.send_missing())
         self.assertIs(self.status(), S.SYNCED)
 
+    def under_way(self) -> int:
+        """Return how many uploads the server keeps room for."""
+        return len(self.server._bytes._bytes._parts)
+
+    def cut_upload(self) -> None:
+        """Let an upload break half-way."""
+        self.put(noise(LARGE))
+        self.server.cut_after(LARGE // 2)
+        self.fails(self.here.blobs.send_missing(), RetriableTransferError)
+        self.assertEqual(self.under_way(), 1)
+
+    def test_room_of_the_deleted(self) -> None:
+        """Of what is deleted, or kept here from now on, nothing takes room on the server that had gone there."""
+        for end in (
+            lambda: self.here.blobs.delete("a"),
+            lambda: self.here.blobs.set_local_only("a", True),
+        ):
+            self.cut_upload()
+            self.now(end())
+            self.server.flush()
+            self.assertEqual(self.under_way(), 0)
+            self.outcome(self.here.blobs.delete("a"))
+            self.now(self.here.blobs.send_missing())
+
+    def test_room_of_the_cancelled(self) -> None:
+        """So it is with an upload that is cancelled; one that is held, or out of reach, goes on where it was."""
+        self.cut_upload()
+        self.server.stall()
+        sending = self.here.blobs.send_missing()
+        (transfer,) = self.here.blobs.transfers()
+        transfer.pause()
+        self.server.heal()
+        self.now(sending)
+        self.assertEqual(self.under_way(), 1)
+        done = transfer.done
+        transfer.cancel()
+        self.fails(done, CancelledError)
+        self.server.flush()
+        self.assertEqual(self.under_way(), 0)
+        self.assertIs(self.status(), S.PENDING_UPLOAD)
+        self.now(self.here.blobs.send_missing())
+        self.assertEqual(self.read(), noise(LARGE))
+
+    def test_room_out_of_reach(self) -> None:
+        """A server that is out of reach keeps nobody from deleting."""
+        self.cut_upload()
+        self.server.refuse("nobody listens")
+        self.now(self.here.blobs.delete("a"))
+        self.server.heal()
+        self.now(self.here.blobs.send_missing())
+        self.assertEqual(self.under_way(), 1)
+
     def test_cancelled_download(self) -> None:
         """A cancelled download leaves nothing; the blob is known still."""
         self.put(noise(LARGE))

@@ -20,7 +20,7 @@ from soledad.client.sync.blobs import ALL, BATCH_LENGTH, Way, next_work, way_of
 from soledad.client.sync.carrying import Carrying
 from soledad.client.sync.retry import IN_A_ROW, LATE, SOON, Remedy, reason_of, remedy
 from soledad.client.transfers import Hands, Holder, Transfer, TransferState, silently
-from soledad.deferreds import Serial, SerialByKey, Worker, completed, gather, unawaited
+from soledad.deferreds import Serial, SerialByKey, Worker, completed, deferred, gather, unawaited
 from soledad.errors import RetriableTransferError, SoledadError, StorageFailed, StorageFull, StoreClosed
 from soledad.model.blob import BlobKey, SyncEvent, SyncStatus
 from soledad.model.transfer import Direction, Queued
@@ -128,6 +128,8 @@ class Engine(Holder):
             ended = transfer.done.addCallbacks(lambda status: None, lambda failure: None)
             transfer.cancel()
             await ended
+        # Nothing is under way, but some of it may be there since it last was.
+        self._abandon(await self._queue.look_up(key))
 
     # --- over time ------------------------------------------------------------------------------------
 
@@ -364,9 +366,18 @@ class Engine(Holder):
 
         silently(self._operations.start(end, finishes=True))
 
-    def _withdrawn(self, key: BlobKey, transfer: Transfer) -> Deferred[None]:
+    @deferred
+    async def _withdrawn(self, key: BlobKey, transfer: Transfer) -> None:
         event = SyncEvent.UNWANTED if transfer.direction is Direction.DOWNLOAD else None
-        return self._queue.withdraw(key, event)
+        row = await self._queue.look_up(key)
+        await self._queue.withdraw(key, event)
+        self._abandon(row)
+
+    def _abandon(self, row: Queued | None) -> None:
+        """Give back the room that an upload has on the server, if that is in reach now: else it expires there."""
+        if row is not None and row.upload is not None:
+            upload = row.upload
+            silently(self._operations.start(lambda: self.carrying.sending.abandon(upload), finishes=False))
 
 
 def _is_done(row: Queued, direction: Direction) -> bool:

@@ -68,6 +68,10 @@ class Sending:
             await completed(self._for(container, self._worker).run(container.close))
         return Outcome(row.key, known.sealed.commitment, SyncEvent.CONFIRMED)
 
+    async def abandon(self, upload: str) -> None:
+        """Let the server forget an upload with which nobody goes on."""
+        await self._uploads.abandon(upload)
+
     async def send_together(self, rows: Sequence[Queued]) -> list[Outcome | SoledadError]:
         """Send small containers of one namespace in one request; return what became of each."""
         contents = await self._queue.contents([row.key for row in rows])
