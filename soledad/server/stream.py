@@ -49,6 +49,10 @@ from soledad.wire.framing import (
 from soledad.wire.routes import StreamRoute
 
 
+#: Names that are looked at for what goes next: more fit into no piece, and all of them are looked at in time.
+_AT_A_TIME = 256
+
+
 @implementer(IArea)
 @define(eq=False)
 class StreamArea:
@@ -126,7 +130,7 @@ class StreamArea:
     async def _frames(self, route: StreamRoute, names: Sequence[str], size: int) -> list[bytes]:
         """Return frames for the first of ``names``: of about ``size`` bytes together, or one."""
         ids: list[BlobId] = []
-        for name in names:
+        for name in names[:_AT_A_TIME]:
             one = _parsed(name)
             if one is None:
                 break

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred
 
 from soledad.errors import StorageFailed, StorageFull
 from soledad.model.ids import BlobId, UserId
+from soledad.server import stream
 from soledad.server.backends.blobs import BlobsBackend
 from soledad.server.backends.memory import MemoryBytes
 from soledad.server.service import make_root, make_site
@@ -397,6 +398,18 @@ class DownloadTests(StreamTestCase):
         self.site.budget.take(Budget().limit)
         self.addCleanup(self.site.budget.give, Budget().limit)
         self.assertEqual(len(self.download(*map(str, range(5)))), 6)
+
+    def test_long_list(self) -> None:
+        """However long the list is, and however little goes at a time, only the next names are looked at each time."""
+        self.put("a", bytes(LEAST))
+        self.site.budget.take(Budget().limit)
+        self.addCleanup(self.site.budget.give, Budget().limit)
+        looked_at: list[str] = []
+        parsed = stream._parsed
+        self.patch(stream, "_AT_A_TIME", 4)
+        self.patch(stream, "_parsed", lambda name: (looked_at.append(name), parsed(name))[1])
+        self.assertEqual(len(self.download(*["a"] * 50)), 51)
+        self.assertLessEqual(len(looked_at), 4 * 50)
 
     def test_failure_in_the_middle(self) -> None:
         """A failure after the first frames ends the connection: no answer looks whole that is not."""
