@@ -100,8 +100,9 @@ class Sending:
         try:
             await self.rate.wait(size)
             namespace = there[0][0].key.namespace
-            errors = await self._stream.write_blobs([(row.key.blob_id, data) for row, data in there], namespace)
             tags = await self._worker.run(_tags, [data for _, data in there])
+            blobs = [(row.key.blob_id, data) for row, data in there]
+            errors = await self._stream.write_blobs(blobs, namespace, tags)
         finally:
             self._budget.give(2 * size)
         outcomes: dict[BlobKey, Outcome | SoledadError] = {}
