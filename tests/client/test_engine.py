@@ -12,6 +12,7 @@ from soledad.client.local import queue
 from soledad.client.remote.blobs import RemoteBlobs
 from soledad.client.sync.blobs import FETCHING
 from soledad.client.sync.carrying import Carrying
+from soledad.client.sync.engine import Engine, Run
 from soledad.client.transfers import Transfer, TransferState
 from soledad.crypto.container import Context, KeyMaterial, seal
 from soledad.deferreds import outlasting
@@ -208,6 +209,26 @@ class RetryTests(EngineCase):
         order = [request.rpartition("/")[2] for request in requests]
         self.assertEqual(order[:2], ["n19", "high"])
         self.assertEqual(order[-1], "n00")
+
+
+class BatchTests(EngineCase):
+    """Many small ones."""
+
+    def test_rows(self) -> None:
+        """For each batch about as many rows are read as go with it, besides those of others that are under way."""
+        for number in range(150):
+            self.put(noise(100_000), str(number))
+        read: list[int] = []
+        due = Engine._due
+
+        def counted(engine: Engine, run: Run, limit: int) -> Any:
+            read.append(limit)
+            return due(engine, run, limit)
+
+        self.patch(Engine, "_due", counted)
+        self.now(self.here.blobs.send_missing())
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 150})
+        self.assertLess(max(read), 250)
 
 
 class PickingTests(EngineCase):
@@ -676,7 +697,7 @@ class HandleTests(EngineCase):
     def test_room_out_of_reach(self) -> None:
         """A server that is out of reach keeps nobody from deleting."""
         self.cut_upload()
-        self.server.refuse("nobody listens")
+        self.server.refuse(ServerFailed(503))
         self.now(self.here.blobs.delete("a"))
         self.server.heal()
         self.now(self.here.blobs.send_missing())
