@@ -48,7 +48,6 @@ from soledad.wire.framing import (
 )
 from soledad.wire.routes import StreamRoute
 
-
 #: Names that are looked at for what goes next: more fit into no piece, and all of them are looked at in time.
 _AT_A_TIME = 256
 

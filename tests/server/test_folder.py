@@ -53,7 +53,11 @@ class RefusedTests(SynchronousTestCase):
         """Whatever the system refuses is an error of ours; nothing stays open, and later it opens."""
         before = open_files()
         for name in ("makedirs", "fsync", "rename"):
-            for code, expected in ((errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EIO, StorageFailed)):
+            for code, expected in (
+                (errno.ENOSPC, StorageFull),
+                (errno.EDQUOT, StorageFull),
+                (errno.EIO, StorageFailed),
+            ):
                 patched = self.patch(os, name, refusing(code))
                 with self.assertRaises(expected):
                     self.open()

@@ -24,10 +24,10 @@ from zope.interface import implementer
 from soledad.deferreds import Worker, completed, deferred
 from soledad.errors import StorageError, StorageFailed, UploadBusy
 from soledad.server.backends.batch import FileBatch
-from soledad.server.faults import storage_errors
 from soledad.server.backends.files import Files, walk
 from soledad.server.backends.naming import ASIDE, PART, file_name, folders_of, parse_path
 from soledad.server.backends.parts import Digests, FilePart
+from soledad.server.faults import storage_errors
 from soledad.server.interfaces import Found, IByteStore, IPart, Place, Stored
 from soledad.streams import Budget, WorkerConsumer, WorkerProducer, pour, send
 from soledad.wire.routes import PAGE

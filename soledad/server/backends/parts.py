@@ -21,9 +21,9 @@ from zope.interface import implementer
 
 from soledad.deferreds import Worker, completed, deferred
 from soledad.errors import BlobNotFound, StorageError
-from soledad.server.faults import storage_errors
 from soledad.server.backends.files import Files
 from soledad.server.backends.naming import PART
+from soledad.server.faults import storage_errors
 from soledad.server.interfaces import IPart, Place, Stored
 from soledad.streams import PIECE, Budget, WorkerConsumer, pour
 from soledad.writeback import Writeback
