@@ -157,6 +157,7 @@ class _Batch:
     _done: Deferred[None] = field(factory=Deferred, init=False)
     _outcome: Failure | bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
+    _paused: bool = field(default=False, init=False)
 
     def listed(self) -> Deferred[list[tuple[str, int]]]:
         """
@@ -179,21 +180,24 @@ class _Batch:
 
     def startProducing(self, consumer: Any) -> Deferred[None]:
         """Write what is not the list. :raise MalformedStream: it is not what the list announced."""
-        self._consumer = consumer
+        self._consumer, self._paused = consumer, False
         held, self._held = self._held, []
         for data in held:
             consumer.write(data)
         self._fire()
-        if not self._outcome:
+        # Unless the consumer has had enough by now: it asks when it wants more.
+        if not self._outcome and not self._paused:
             self._body.resumeProducing()
         return self._done
 
     def pauseProducing(self) -> None:
         """See `IPushProducer`."""
+        self._paused = True
         self._body.pauseProducing()
 
     def resumeProducing(self) -> None:
         """See `IPushProducer`."""
+        self._paused = False
         self._body.resumeProducing()
 
     def stopProducing(self) -> None:

@@ -15,6 +15,7 @@ from soledad.model.ids import BlobId, UserId
 from soledad.server import stream
 from soledad.server.backends.blobs import BlobsBackend
 from soledad.server.backends.memory import MemoryBytes
+from soledad.server.index import Index
 from soledad.server.service import make_root, make_site
 from soledad.streams import LEAST, Budget, BytesProducer
 from soledad.wire.framing import (
@@ -295,6 +296,24 @@ class SlowStoreTests(StreamTestCase):
         self.assertEqual(status(connection.answered), 200)
         self.assertLess(most, 4 * LIMITS[Kind.BLOB])
         self.assertEqual((len(self.stored()), self.budget.used), (8, 0))
+
+    def test_crowded_upload(self) -> None:
+        """Without buffers, what came with the list is enough until it is stored: the rest waits in the network."""
+        self.budget.take(self.budget.limit)
+        self.addCleanup(self.budget.give, self.budget.limit)
+        body = upload(("a", bytes(100_000)), ("b", bytes(100_000)))
+        decided: Deferred[None] = Deferred()
+        reserve = Index.reserve_batch
+        self.patch(Index, "reserve_batch", lambda *call: decided.addCallback(lambda ignored: reserve(*call)))
+        connection = self.connect()
+        connection.request(f"POST {UPLOAD}", self.auth(Content_Length=str(len(body))), body[:50_000])
+        decided.callback(None)
+        self.assertTrue(connection.paused)
+        self.worker.release()
+        self.assertFalse(connection.paused)
+        connection.send(body[50_000:])
+        self.worker.release()
+        self.assertEqual(status(connection.answered), 200)
 
     def begin_download(self) -> Connection:
         """Ask for more than the buffers hold, as a client that takes nothing of it."""
