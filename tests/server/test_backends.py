@@ -340,6 +340,14 @@ class NameTests(SynchronousTestCase):
         for path in ("x", "user/ns/b/b/b/b.xyz", "user/ns/c/b/b/b." + "0" * 32, "user/ns/b/b/b/B." + "0" * 32):
             self.assertIs(parse_path(path), None, path)
 
+    def test_foreign_folders(self) -> None:
+        """Folders that cannot be ours are not looked into: those of a file system may be for nobody to read."""
+        root = self.mktemp()
+        for path in ("alice/default", "bob.3/default", "lost+found/deeper", "Old", "x.z"):
+            os.makedirs(os.path.join(root, path))
+            open(os.path.join(root, path, "file"), "wb").close()
+        self.assertEqual(list(walk(root)), ["alice/default/file", "bob.3/default/file"])
+
     def test_walk_goes_on(self) -> None:
         """A walk can go on behind any path of the one before."""
         root = self.mktemp()

@@ -310,6 +310,25 @@ class ProcessTests(PartsTestCase):
         self.finish(upload, DATA)
         self.assertEqual(len(list(walk(self.root))), 1)
 
+    def test_cut_under_its_own_name(self) -> None:
+        """What such a process left is not cut off under the name of a blob: that is for what is whole."""
+        upload = self.create()
+        self.successResultOf(self.backend.append_upload(USER, upload.name, 0, BytesProducer(DATA[:500])))
+        path = self.backend.store.path(upload.place)  # type: ignore[attr-defined]
+        os.rename(path + naming.PART, path)
+        with open(path, "ab") as file:
+            file.write(DATA[500:])
+        names: list[list[str]] = []
+        truncate = CountingFiles.truncate
+
+        def truncated(files: CountingFiles, file: int, size: int) -> None:
+            names.append(os.listdir(os.path.dirname(path)))
+            truncate(files, file, size)
+
+        self.patch(CountingFiles, "truncate", truncated)
+        self.finish(upload, DATA)
+        self.assertEqual(names, [[os.path.basename(path) + naming.PART]])
+
     def test_killed_while_writing(self) -> None:
         """What a killed process wrote behind what counts is not taken for the client's bytes."""
         upload = self.create()

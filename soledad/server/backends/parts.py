@@ -46,7 +46,8 @@ class Digests:
         """Remember what the first ``length`` bytes have."""
         self._kept[place] = (length, digest)
         while len(self._kept) > _DIGESTS:
-            self._kept.pop(next(iter(self._kept)))
+            # Threads take from it: a list of what there is, unlike an iterator, comes in one step.
+            self._kept.pop(list(self._kept)[0], None)
 
     def take(self, place: Place, length: int) -> Any:
         """Return what the first ``length`` bytes have, to go on with; `None` if that is not known."""
@@ -145,11 +146,11 @@ class FilePart:
             size = os.fstat(self._file).st_size
             if size < start:
                 raise BlobNotFound(self._place.blob_id, self._place.namespace)
+            with suppress(FileNotFoundError):
+                # A process was killed after the last byte and before the blob was there.  What is cut has no such name.
+                self._files.rename(self._path, self._path + PART)
             if size > start:
                 self._files.truncate(self._file, start)
-            with suppress(FileNotFoundError):
-                # A process was killed after the last byte and before the blob was there.
-                self._files.rename(self._path, self._path + PART)
             os.lseek(self._file, start, os.SEEK_SET)
         self._writeback = Writeback(self._file, start)
         self._digest = self._digests.take(self._place, start)
