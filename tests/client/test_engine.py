@@ -653,7 +653,8 @@ class HandleTests(EngineCase):
 
     def under_way(self) -> int:
         """Return how many uploads the server keeps room for."""
-        return len(self.server._bytes._bytes._parts)
+        store: Any = self.server._bytes._bytes
+        return len(store._parts)
 
     def cut_upload(self) -> None:
         """Let an upload break half-way."""

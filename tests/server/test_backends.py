@@ -254,17 +254,15 @@ class FaultTests(SynchronousTestCase):
     def test_failing_removal(self) -> None:
         """Bytes of a blob that was slower, and cannot be removed, change nothing of what is told of it."""
         one, many = ManualProducer(1), ManualProducer(2)
-        works = [
-            self.backend.write_blob(USER, BLOB, one),
-            self.backend.write_blobs(USER, [(BLOB, 1), (BlobId("other"), 1)], many),
-        ]
+        slower = self.backend.write_blob(USER, BLOB, one)
+        batch = self.backend.write_blobs(USER, [(BLOB, 1), (BlobId("other"), 1)], many)
         self.successResultOf(self.backend.write_blob(USER, BLOB, BytesProducer(b"x")))
         self.files.failing = "remove"
         for body in (one, many):
             body.consumer.write(b"y" * body.length)
             body.done.callback(None)
-        self.failureResultOf(works[0], BlobExists)
-        self.assertEqual([type(outcome) for outcome in self.successResultOf(works[1])], [BlobExists, Stored])
+        self.failureResultOf(slower, BlobExists)
+        self.assertEqual([type(outcome) for outcome in self.successResultOf(batch)], [BlobExists, Stored])
         self.assertEqual(len(self.flushLoggedErrors(StorageFailed)), 2)
 
     def test_file_system(self) -> None:

@@ -78,7 +78,12 @@ class RefusedTests(SynchronousTestCase):
         """A folder that was made is one after a power cut: its name is durable, too."""
         synced: list[str] = []
         fsync = os.fsync
-        self.patch(os, "fsync", lambda file: (synced.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
+
+        def noted(file: int) -> None:
+            synced.append(os.readlink(f"/proc/self/fd/{file}"))
+            fsync(file)
+
+        self.patch(os, "fsync", noted)
         folder = DataFolder(os.path.abspath(self.mktemp()))
         folder.make()
         self.assertEqual(synced, [os.path.dirname(folder.path)])

@@ -426,7 +426,12 @@ class DownloadTests(StreamTestCase):
         looked_at: list[str] = []
         parsed = stream._parsed
         self.patch(stream, "_AT_A_TIME", 4)
-        self.patch(stream, "_parsed", lambda name: (looked_at.append(name), parsed(name))[1])
+
+        def counted(name: str) -> BlobId | None:
+            looked_at.append(name)
+            return parsed(name)
+
+        self.patch(stream, "_parsed", counted)
         self.assertEqual(len(self.download(*["a"] * 50)), 51)
         self.assertLessEqual(len(looked_at), 4 * 50)
 

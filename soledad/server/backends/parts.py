@@ -46,8 +46,9 @@ class Digests:
         """Remember what the first ``length`` bytes have."""
         self._kept[place] = (length, digest)
         while len(self._kept) > _DIGESTS:
-            # Threads take from it: a list of what there is, unlike an iterator, comes in one step.
-            self._kept.pop(list(self._kept)[0], None)
+            # Threads take from it meanwhile: unlike an iterator, a tuple of what there is comes in one step.
+            first, *_ = tuple(self._kept)
+            self._kept.pop(first, None)
 
     def take(self, place: Place, length: int) -> Any:
         """Return what the first ``length`` bytes have, to go on with; `None` if that is not known."""
