@@ -16,6 +16,9 @@ from zope.interface import Interface, implementer
 
 from soledad.server.faults import storage_errors
 
+#: How the name of a file ends that is not locked yet.
+_NEW = ".new"
+
 
 class IProcesses(Interface):
     """The processes that share a data folder.  Nothing here takes long."""
@@ -77,7 +80,11 @@ class LockedFiles:
         name = token_hex(16)
         with storage_errors(where="processes"):
             os.makedirs(folder, mode=0o700, exist_ok=True)
-            return cls(folder, name, _locked(os.path.join(folder, name)))
+            before = [other for other in os.listdir(folder) if not other.endswith(_NEW)]
+            joined = cls(folder, name, _locked(os.path.join(folder, name)))
+        # Of those that were killed, and had nothing set aside.
+        joined.forget(joined.dead(before))
+        return joined
 
     def dead(self, names: list[str]) -> list[str]:
         """See `IProcesses`."""
@@ -93,7 +100,7 @@ class LockedFiles:
     def others(self) -> list[str]:
         """See `IProcesses`. :raise StorageFailed: the folder cannot be read."""
         with storage_errors():
-            names = [name.removesuffix(".new") for name in os.listdir(self._folder)]
+            names = [name.removesuffix(_NEW) for name in os.listdir(self._folder)]
         return [name for name in names if name != self.name and self._lives(name)]
 
     def close(self) -> None:
@@ -121,13 +128,13 @@ class LockedFiles:
 def _locked(path: str) -> int:
     """Make a file at ``path`` and lock it."""
     # Locked under another name first: by its own it is never seen unlocked.
-    file = os.open(path + ".new", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    file = os.open(path + _NEW, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.rename(path + ".new", path)
+        os.rename(path + _NEW, path)
     except BaseException:
         os.close(file)
         with suppress(OSError):
-            os.unlink(path + ".new")
+            os.unlink(path + _NEW)
         raise
     return file

@@ -116,6 +116,13 @@ class ProcessesTests(SynchronousTestCase):
         self.assertEqual(self.one.dead([self.other.name]), [self.other.name])
         self.assertEqual(self.one.others(), [])
 
+    def test_killed(self) -> None:
+        """The files of those that were killed go when somebody joins; those of the living stay."""
+        os.close(self.other._file)
+        third = LockedFiles.join(self.folder)
+        self.assertEqual(sorted(os.listdir(self.folder)), sorted([self.one.name, third.name]))
+        third.close()
+
     def test_unreadable(self) -> None:
         """Without the folder nobody can be asked for, and that is said."""
         self.patch(os, "listdir", refusing(errno.EIO))
