@@ -78,6 +78,16 @@ class Pending:
         unit = partial(_received, upload=upload, received=received, expires=int(self._clock()) + UPLOAD_LIFETIME)
         return self._database.write(unit)
 
+    @deferred
+    async def keep(self, upload: Upload) -> Upload:
+        """
+        Let an upload live on with which somebody goes on: slow bytes may take hours until some of them count.
+
+        :raise UploadNotFound: it has ended.
+        """
+        is_young = upload.expires - self._clock() > UPLOAD_LIFETIME / 2
+        return upload if is_young else await self.received(upload, upload.received)
+
     def commit(self, upload: Upload, stored: Stored) -> Deferred[Upload]:
         """
         Let it be a blob; its bytes are durable, all of them.

@@ -234,6 +234,19 @@ class UploadsBackendContract(_Mixin):
             self.failureResultOf(self.backend.abandon_upload(USER, upload.name), UploadNotFound)
         self.assert_gone(upload)
 
+    def test_slow(self) -> None:
+        """With what somebody goes on at the last moment does not expire while bytes come."""
+        upload = self.create()
+        self.clock.advance(UPLOAD_LIFETIME - 1)
+        body = ManualProducer(len(DATA))
+        work = self.appending(upload, 0, body)
+        body.consumer.write(DATA[:4])
+        self.clock.advance(3600)
+        self.successResultOf(self.backend.sweep())
+        body.consumer.write(DATA[4:])
+        body.done.callback(None)
+        self.assertTrue(self.successResultOf(work).done)
+
     def test_expiry(self) -> None:
         """A day after its last byte an upload is no more; its room is there for who needs it, before any sweep."""
         upload = self.create(QUOTA)

@@ -90,6 +90,7 @@ class ResumableWrites:
                 if now.done:
                     return now
                 await self._check_free(now)
+                now = await self.pending.keep(now)
                 await part.go_to(offset)
                 turn.check()
                 return await self._append(now, part, producer, checksum)
