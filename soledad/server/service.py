@@ -27,7 +27,7 @@ from twisted.python.usage import Options as BaseOptions
 from twisted.python.usage import UsageError
 
 from soledad.deferreds import InPlace, ThreadWorker, Worker, deferred, unawaited
-from soledad.errors import StorageError
+from soledad.errors import SoledadError, StorageError
 from soledad.server.accounts import Accounts
 from soledad.server.auth import Authenticator
 from soledad.server.backends.blobs import BlobsBackend
@@ -332,5 +332,5 @@ class _Command(ServerService):
         """See `ServerService`."""
         try:
             super().startService()
-        except (CannotListenError, StorageError) as error:
+        except (CannotListenError, SoledadError) as error:
             raise SystemExit(f"soledad: {error}") from error
