@@ -127,7 +127,7 @@ class ResumableWrites:
             raise UploadBusy(upload) from None
 
     async def _found(self, user: UserId, upload: str) -> Upload:
-        return await self.pending.find(user, upload)
+        return await self.pending.told(user, upload)
 
     async def _at_part(self, found: Upload, body: _Body) -> Upload:
         """Run ``body`` with what the upload has once nobody else is at it, in any process."""
@@ -235,7 +235,7 @@ class _Notes:
         """So many bytes are durable."""
         # One at a time: what comes meanwhile is in the next.
         if self.counts and (self._writing is None or self._writing.called):
-            self._writing = self._note(length)
+            self._writing = self._note(length, False)
 
     @deferred
     async def quiet(self) -> None:
@@ -248,12 +248,12 @@ class _Notes:
         """No more come."""
         await self.quiet()
         if self.counts and length > self._upload.received:
-            await self._note(length)
+            await self._note(length, True)
 
     @deferred
-    async def _note(self, length: int) -> None:
+    async def _note(self, length: int, durable: bool) -> None:
         try:
-            await self._pending.received(self._upload, min(length, self._upload.length - 1))
+            await self._pending.received(self._upload, min(length, self._upload.length - 1), durable)
         except UploadNotFound:
             # It has ended: nobody needs to know.
             return
