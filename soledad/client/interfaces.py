@@ -829,11 +829,12 @@ class IRemoteStream(Interface):
     """Many small blobs in one request; errors as `IRemoteBlobs`, and of single blobs in the results."""
 
     def write_blobs(
-        blobs: Sequence[tuple[BlobId, bytes]], namespace: Namespace = DEFAULT
+        blobs: Sequence[tuple[BlobId, bytes]], namespace: Namespace = DEFAULT, tags: Sequence[str] | None = None
     ) -> Deferred[list[SoledadError | None]]:
         """
         Store blobs, each as `IRemoteBlobs.write_blob` does.
 
+        :param tags: the SHA-256 of each in hex, from who has them: else they are taken here, on the reactor's thread.
         :return: fires, once all of them are durable, with `None` or an error for each, in their order.  If it fails,
             all of them were stored or none.
         :raise TooLarge: there are more than 4,096 of them, or more than 64 MiB; nothing was sent.  One of more than

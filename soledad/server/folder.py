@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from attrs import frozen
 
 from soledad.errors import ForeignFolder, NoDataFolder, StorageFailed
+from soledad.server.faults import storage_errors
 
 _INDEX, _BLOBS, _PROCESSES = "index.db", "blobs", "processes"
 #: What may be in an empty folder: what a file system puts there.
 _IGNORED = frozenset({"lost+found"})
+#: What is full when there is no room.
+_WHERE = "the data folder"
 
 
 @frozen
@@ -62,27 +65,41 @@ class DataFolder:
         """
         Make the folder, if there is none; its parent must be there.  This blocks.
 
+        :raise StorageFull: there is no room for it.
         :raise StorageFailed: that cannot be done.
         """
-        try:
-            os.mkdir(self.path, 0o700)
-        except FileExistsError:
-            return
-        except OSError as error:
-            raise StorageFailed(str(error)) from error
+        with storage_errors(where=_WHERE):
+            try:
+                os.mkdir(self.path, 0o700)
+            except FileExistsError:
+                return
+            _sync(os.path.dirname(os.path.abspath(self.path)))
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """Keep others from opening it at the same time, and make what has to be in it.  This blocks."""
-        try:
+        """
+        Keep others from opening it at the same time, and make what has to be in it.  This blocks.
+
+        :raise StorageFull: there is no room for it.
+        :raise StorageFailed: it cannot be used.
+        """
+        with storage_errors(where=_WHERE):
             folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise StorageFailed(str(error)) from error
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            os.makedirs(self.blobs, 0o700, exist_ok=True)
-            os.fsync(folder)
+            with storage_errors(where=_WHERE):
+                fcntl.flock(folder, fcntl.LOCK_EX)
+                os.makedirs(self.blobs, 0o700, exist_ok=True)
+                os.fsync(folder)
             yield
-            os.fsync(folder)
+            with storage_errors(where=_WHERE):
+                os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _sync(path: str) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -155,11 +155,15 @@ class Index:
             now=self._now(),
         )
         outcomes = await self._database.write(unit, durable=False)
-        if any(isinstance(outcome, QuotaExceeded) for outcome in outcomes) and await self.release_dead():
-            if None in outcomes:
-                place = Place(user, namespace, wanted[0][0], upload)
-                await self._database.write(partial(give_back, place=place), durable=False)
-            outcomes = await self._database.write(unit, durable=False)
+        if any(isinstance(outcome, QuotaExceeded) for outcome in outcomes):
+            place = Place(user, namespace, wanted[0][0], upload)
+            try:
+                if await self.release_dead():
+                    outcomes = await self._database.write(partial(_anew, place=place, unit=unit), durable=False)
+            except BaseException:
+                # Nobody else knows what was set aside by now.
+                await completed(self.release(place))
+                raise
         return outcomes
 
     def commit_batch(self, batch: Sequence[tuple[Place, Stored]]) -> Deferred[set[Place]]:
@@ -370,6 +374,12 @@ def set_aside(
             raise QuotaExceeded(size, available)
     room = {"user_id": place.user, "upload": place.upload, "owner": owner, "size": size}
     connection.execute(_RESERVE, room)
+
+
+def _anew(connection: Connection, place: Place, unit: Unit[T]) -> T:
+    """Set room aside once more, and instead of what was."""
+    give_back(connection, place)
+    return unit(connection)
 
 
 def _owners(connection: Connection) -> list[str]:

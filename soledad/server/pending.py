@@ -77,6 +77,29 @@ class Pending:
         unit = partial(_received, upload=upload, received=received, expires=int(self._clock()) + UPLOAD_LIFETIME)
         return self._database.write(unit, durable)
 
+    @deferred
+    async def told(self, user: UserId, name: str) -> Upload:
+        """
+        Return what a client may be told of an upload: it survives a power cut, whichever process noted it.
+
+        :raise UploadNotFound: there is no such upload, or it has expired.
+        """
+        found = await self.find(user, name)
+        if found.done or not found.received:
+            return found
+        # What is durable makes durable what was written before it.
+        return await self._database.write(partial(_confirm, upload=found))
+
+    @deferred
+    async def keep(self, upload: Upload) -> Upload:
+        """
+        Let an upload live on with which somebody goes on: slow bytes may take hours until some of them count.
+
+        :raise UploadNotFound: it has ended.
+        """
+        is_young = upload.expires - self._clock() > UPLOAD_LIFETIME / 2
+        return upload if is_young else await self.received(upload, upload.received)
+
     def commit(self, upload: Upload, stored: Stored) -> Deferred[Upload]:
         """
         Let it be a blob; its bytes are durable, all of them.
@@ -148,6 +171,15 @@ def _change(connection: Connection, upload: Upload, **values: Any) -> Upload:
 
 def _received(connection: Connection, upload: Upload, received: int, expires: int) -> Upload:
     return _change(connection, upload, received=received, expires=expires)
+
+
+def _confirm(connection: Connection, upload: Upload) -> Upload:
+    row = connection.execute(
+        update(uploads).where(*_named(upload)).values(received=uploads.c.received).returning(uploads)
+    ).one_or_none()
+    if row is None:
+        raise UploadNotFound(upload.name)
+    return _upload(row)
 
 
 def _commit(connection: Connection, upload: Upload, stored: Stored, date: int) -> Upload:

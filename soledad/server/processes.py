@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from secrets import token_hex
 
 from attrs import define, field
 from zope.interface import Interface, implementer
+
+from soledad.server.faults import storage_errors
+
+#: How the name of a file ends that is not locked yet.
+_NEW = ".new"
 
 
 class IProcesses(Interface):
@@ -65,15 +71,20 @@ class LockedFiles:
 
     @classmethod
     def join(cls, folder: str) -> LockedFiles:
-        """Add this process to those that use ``folder``."""
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        """
+        Add this process to those that use ``folder``.
+
+        :raise StorageFull: there is no room for its file.
+        :raise StorageFailed: the folder cannot be used.
+        """
         name = token_hex(16)
-        path = os.path.join(folder, name)
-        # Locked under another name first: by its own it is never seen unlocked.
-        file = os.open(path + ".new", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.rename(path + ".new", path)
-        return cls(folder, name, file)
+        with storage_errors(where="processes"):
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            before = [other for other in os.listdir(folder) if not other.endswith(_NEW)]
+            joined = cls(folder, name, _locked(os.path.join(folder, name)))
+        # Of those that were killed, and had nothing set aside.
+        joined.forget(joined.dead(before))
+        return joined
 
     def dead(self, names: list[str]) -> list[str]:
         """See `IProcesses`."""
@@ -82,15 +93,14 @@ class LockedFiles:
     def forget(self, names: list[str]) -> None:
         """See `IProcesses`."""
         for name in names:
-            try:
+            # Another process was as quick, or the file stays: nobody holds it, and it has no bytes.
+            with suppress(OSError):
                 os.unlink(os.path.join(self._folder, name))
-            except FileNotFoundError:
-                # Another process was as quick.
-                continue
 
     def others(self) -> list[str]:
-        """See `IProcesses`."""
-        names = [name.removesuffix(".new") for name in os.listdir(self._folder)]
+        """See `IProcesses`. :raise StorageFailed: the folder cannot be read."""
+        with storage_errors():
+            names = [name.removesuffix(_NEW) for name in os.listdir(self._folder)]
         return [name for name in names if name != self.name and self._lives(name)]
 
     def close(self) -> None:
@@ -103,10 +113,28 @@ class LockedFiles:
             file = os.open(os.path.join(self._folder, name), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
+        except OSError:
+            # There may be too many open files.  Who cannot be asked must not be taken for dead.
+            return True
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             return True
         finally:
             os.close(file)
         return False
+
+
+def _locked(path: str) -> int:
+    """Make a file at ``path`` and lock it."""
+    # Locked under another name first: by its own it is never seen unlocked.
+    file = os.open(path + _NEW, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(path + _NEW, path)
+    except BaseException:
+        os.close(file)
+        with suppress(OSError):
+            os.unlink(path + _NEW)
+        raise
+    return file

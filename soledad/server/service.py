@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from time import time
 from typing import Any
 
@@ -26,7 +27,7 @@ from twisted.python.usage import Options as BaseOptions
 from twisted.python.usage import UsageError
 
 from soledad.deferreds import InPlace, ThreadWorker, Worker, deferred, unawaited
-from soledad.errors import StorageError
+from soledad.errors import SoledadError, StorageError
 from soledad.server.accounts import Accounts
 from soledad.server.auth import Authenticator
 from soledad.server.backends.blobs import BlobsBackend
@@ -156,9 +157,14 @@ def open_parts(
     :raise StorageError: it is not there, is something else's, or cannot be used.
     """
     folder.check()
-    with folder.opening():
-        database = Database.in_file(folder.index, workers.reads, workers.writes)
-    processes = LockedFiles.join(folder.processes)
+    with ExitStack() as opened:
+        with folder.opening():
+            database = Database.in_file(folder.index, workers.reads, workers.writes)
+            opened.callback(database.close)
+            # Before others may open it: who repairs it next has to see that it is in use.
+            processes = LockedFiles.join(folder.processes)
+            opened.callback(processes.close)
+        opened.pop_all()
     index = Index(database, processes, clock, default_quota)
     store = FileBytes(folder.blobs, workers.files, budget, clock=clock)
     records = Records(database, default_quota, clock)
@@ -311,7 +317,8 @@ class ServerService(Service):
             removed = await self._parts.backend.sweep()
         except CancelledError:
             return
-        except StorageError:
+        except Exception:
+            # Whatever it is: once this fails, it is never called again.
             _log.failure("Tidying up failed; it is tried again later")
             return
         if removed:
@@ -325,5 +332,5 @@ class _Command(ServerService):
         """See `ServerService`."""
         try:
             super().startService()
-        except (CannotListenError, StorageError) as error:
+        except (CannotListenError, SoledadError) as error:
             raise SystemExit(f"soledad: {error}") from error

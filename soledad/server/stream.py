@@ -48,6 +48,9 @@ from soledad.wire.framing import (
 )
 from soledad.wire.routes import StreamRoute
 
+#: Names that are looked at for what goes next: more fit into no piece, and all of them are looked at in time.
+_AT_A_TIME = 256
+
 
 @implementer(IArea)
 @define(eq=False)
@@ -126,7 +129,7 @@ class StreamArea:
     async def _frames(self, route: StreamRoute, names: Sequence[str], size: int) -> list[bytes]:
         """Return frames for the first of ``names``: of about ``size`` bytes together, or one."""
         ids: list[BlobId] = []
-        for name in names:
+        for name in names[:_AT_A_TIME]:
             one = _parsed(name)
             if one is None:
                 break
@@ -154,6 +157,7 @@ class _Batch:
     _done: Deferred[None] = field(factory=Deferred, init=False)
     _outcome: Failure | bool = field(default=False, init=False)
     _stopped: bool = field(default=False, init=False)
+    _paused: bool = field(default=False, init=False)
 
     def listed(self) -> Deferred[list[tuple[str, int]]]:
         """
@@ -176,21 +180,24 @@ class _Batch:
 
     def startProducing(self, consumer: Any) -> Deferred[None]:
         """Write what is not the list. :raise MalformedStream: it is not what the list announced."""
-        self._consumer = consumer
+        self._consumer, self._paused = consumer, False
         held, self._held = self._held, []
         for data in held:
             consumer.write(data)
         self._fire()
-        if not self._outcome:
+        # Unless the consumer has had enough by now: it asks when it wants more.
+        if not self._outcome and not self._paused:
             self._body.resumeProducing()
         return self._done
 
     def pauseProducing(self) -> None:
         """See `IPushProducer`."""
+        self._paused = True
         self._body.pauseProducing()
 
     def resumeProducing(self) -> None:
         """See `IPushProducer`."""
+        self._paused = False
         self._body.resumeProducing()
 
     def stopProducing(self) -> None:

@@ -77,6 +77,7 @@ class RequestBody:
         if self._failure is not None:
             return fail(self._failure)
         self._consumer, self._wanted = consumer, True
+        self._flowing = True
         held, self._held = self._held, []
         for data in held:
             consumer.write(data)
@@ -84,8 +85,8 @@ class RequestBody:
             return succeed(None)
         if self._expected and not self._received:
             self._channel.send_continue()
-        self._flowing = True
-        self._channel.flow(True)
+        # Unless the consumer has had enough by now: it asks when it wants more.
+        self._channel.flow(self._flowing)
         self._watch_rate()
         return self._done
 

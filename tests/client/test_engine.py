@@ -12,6 +12,7 @@ from soledad.client.local import queue
 from soledad.client.remote.blobs import RemoteBlobs
 from soledad.client.sync.blobs import FETCHING
 from soledad.client.sync.carrying import Carrying
+from soledad.client.sync.engine import Engine, Run
 from soledad.client.transfers import Transfer, TransferState
 from soledad.crypto.container import Context, KeyMaterial, seal
 from soledad.deferreds import outlasting
@@ -208,6 +209,26 @@ class RetryTests(EngineCase):
         order = [request.rpartition("/")[2] for request in requests]
         self.assertEqual(order[:2], ["n19", "high"])
         self.assertEqual(order[-1], "n00")
+
+
+class BatchTests(EngineCase):
+    """Many small ones."""
+
+    def test_rows(self) -> None:
+        """For each batch about as many rows are read as go with it, besides those of others that are under way."""
+        for number in range(150):
+            self.put(noise(100_000), str(number))
+        read: list[int] = []
+        due = Engine._due
+
+        def counted(engine: Engine, run: Run, limit: int) -> Any:
+            read.append(limit)
+            return due(engine, run, limit)
+
+        self.patch(Engine, "_due", counted)
+        self.now(self.here.blobs.send_missing())
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 150})
+        self.assertLess(max(read), 250)
 
 
 class PickingTests(EngineCase):
@@ -629,6 +650,59 @@ class HandleTests(EngineCase):
         self.assertIs(self.status(), S.PENDING_UPLOAD)
         self.now(self.here.blobs.send_missing())
         self.assertIs(self.status(), S.SYNCED)
+
+    def under_way(self) -> int:
+        """Return how many uploads the server keeps room for."""
+        store: Any = self.server._bytes._bytes
+        return len(store._parts)
+
+    def cut_upload(self) -> None:
+        """Let an upload break half-way."""
+        self.put(noise(LARGE))
+        self.server.cut_after(LARGE // 2)
+        self.fails(self.here.blobs.send_missing(), RetriableTransferError)
+        self.assertEqual(self.under_way(), 1)
+
+    def test_room_of_the_deleted(self) -> None:
+        """Of what is deleted, or kept here from now on, nothing takes room on the server that had gone there."""
+        for end in (
+            lambda: self.here.blobs.delete("a"),
+            lambda: self.here.blobs.set_local_only("a", True),
+        ):
+            self.cut_upload()
+            self.now(end())
+            self.server.flush()
+            self.assertEqual(self.under_way(), 0)
+            self.outcome(self.here.blobs.delete("a"))
+            self.now(self.here.blobs.send_missing())
+
+    def test_room_of_the_cancelled(self) -> None:
+        """So it is with an upload that is cancelled; one that is held, or out of reach, goes on where it was."""
+        self.cut_upload()
+        self.server.stall()
+        sending = self.here.blobs.send_missing()
+        (transfer,) = self.here.blobs.transfers()
+        transfer.pause()
+        self.server.heal()
+        self.now(sending)
+        self.assertEqual(self.under_way(), 1)
+        done = transfer.done
+        transfer.cancel()
+        self.fails(done, CancelledError)
+        self.server.flush()
+        self.assertEqual(self.under_way(), 0)
+        self.assertIs(self.status(), S.PENDING_UPLOAD)
+        self.now(self.here.blobs.send_missing())
+        self.assertEqual(self.read(), noise(LARGE))
+
+    def test_room_out_of_reach(self) -> None:
+        """A server that is out of reach keeps nobody from deleting."""
+        self.cut_upload()
+        self.server.refuse(ServerFailed(503))
+        self.now(self.here.blobs.delete("a"))
+        self.server.heal()
+        self.now(self.here.blobs.send_missing())
+        self.assertEqual(self.under_way(), 1)
 
     def test_cancelled_download(self) -> None:
         """A cancelled download leaves nothing; the blob is known still."""

@@ -174,6 +174,29 @@ class UploadsBackendContract(_Mixin):
         self.assertEqual(len(self.successResultOf(self.backend.store.list())), 1)
         self.write(b"x" * (QUOTA - 7), "the-rest")
 
+    def test_taken_before(self) -> None:
+        """Whose id was taken is told so before a byte is asked for; the room is free."""
+        upload = self.create()
+        self.write(b"quicker")
+        body = ManualProducer(len(DATA))
+        self.failureResultOf(self.appending(upload, 0, body), BlobExists)
+        self.assertIs(body.consumer, None)
+        self.failureResultOf(self.backend.get_upload(USER, upload.name), UploadNotFound)
+        self.assertEqual(len(self.successResultOf(self.backend.store.list())), 1)
+        self.write(b"x" * (QUOTA - 7), "the-rest")
+
+    def test_taken_while_it_comes(self) -> None:
+        """Whose id is taken while the last bytes come is told so at their end."""
+        upload = self.create()
+        body = ManualProducer(len(DATA))
+        work = self.appending(upload, 0, body)
+        self.write(b"quicker")
+        body.consumer.write(DATA)
+        body.done.callback(None)
+        self.failureResultOf(work, BlobExists)
+        self.failureResultOf(self.backend.get_upload(USER, upload.name), UploadNotFound)
+        self.assertEqual(len(self.successResultOf(self.backend.store.list())), 1)
+
     def test_two_of_one_id(self) -> None:
         """Of two uploads of one id the first to end wins."""
         first, second = self.create(), self.create()
@@ -210,6 +233,19 @@ class UploadsBackendContract(_Mixin):
             self.failureResultOf(self.appending(upload, len(data), DATA), UploadNotFound)
             self.failureResultOf(self.backend.abandon_upload(USER, upload.name), UploadNotFound)
         self.assert_gone(upload)
+
+    def test_slow(self) -> None:
+        """With what somebody goes on at the last moment does not expire while bytes come."""
+        upload = self.create()
+        self.clock.advance(UPLOAD_LIFETIME - 1)
+        body = ManualProducer(len(DATA))
+        work = self.appending(upload, 0, body)
+        body.consumer.write(DATA[:4])
+        self.clock.advance(3600)
+        self.successResultOf(self.backend.sweep())
+        body.consumer.write(DATA[4:])
+        body.done.callback(None)
+        self.assertTrue(self.successResultOf(work).done)
 
     def test_expiry(self) -> None:
         """A day after its last byte an upload is no more; its room is there for who needs it, before any sweep."""

@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from sqlalchemy import text
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, fail, gatherResults
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import ProcessProtocol
@@ -30,7 +30,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from soledad.deferreds import deferred
+from soledad.errors import ServerFailed
 from soledad.model.ids import BlobId, UserId
+from soledad.server.backends.blobs import BlobsBackend
 from soledad.server.backends.files import Files
 from soledad.server.folder import DataFolder
 from soledad.server.service import Options, Parts, ServerService, Workers, makeService, open_parts
@@ -138,6 +140,15 @@ class InProcessTests(ServerTestCase):
                 return read_answer(connection)
 
         self.assertEqual(status(await deferToThread(insist)), 507)
+
+    @deferred
+    async def test_tidying_goes_on(self) -> None:
+        """Whatever keeps it from tidying up, it tries again after a while."""
+        service = self.serve()
+        await service._sweeping
+        self.patch(BlobsBackend, "sweep", lambda backend: fail(ServerFailed(503)))
+        await service._sweep()
+        self.assertEqual(len(self.flushLoggedErrors(ServerFailed)), 1)
 
     @deferred
     async def test_disconnect(self) -> None:

@@ -15,7 +15,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.deferreds import InPlace
-from soledad.errors import BlobNotFound, StorageError, StorageFailed, StorageFull
+from soledad.errors import BlobExists, BlobNotFound, StorageError, StorageFailed, StorageFull
 from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
 from soledad.server.accounts import Accounts
 from soledad.server.backends import files
@@ -129,6 +129,12 @@ class FailingFiles(Files):
         self._maybe("read")
         return super().read(file, size, start)
 
+    def remove(self, path: str) -> None:
+        """See `Files`."""
+        if self.failing == "remove":
+            self._maybe("remove")
+        super().remove(path)
+
 
 class FaultTests(SynchronousTestCase):
     """Disks that are full or broken."""
@@ -208,7 +214,7 @@ class FaultTests(SynchronousTestCase):
 
         self.files.on_call = called
         for self.whole, syncs in (
-            (True, ["sync_file_system"]),
+            (True, ["sync_file_system"] * 2),
             (False, ["sync"] * 8 + ["sync_folder"] * 5 + ["sync_last_folder"]),
         ):
             self.patch(files, "can_sync_file_system", lambda file: self.whole)
@@ -244,6 +250,20 @@ class FaultTests(SynchronousTestCase):
         stored = self.successResultOf(self.batch(BLOB, "blob-1-2"))
         self.assertEqual({type(outcome) for outcome in stored}, {Stored})
         self.assertEqual((len(removed), len(list(walk(self.root)))), (1, 2))
+
+    def test_failing_removal(self) -> None:
+        """Bytes of a blob that was slower, and cannot be removed, change nothing of what is told of it."""
+        one, many = ManualProducer(1), ManualProducer(2)
+        slower = self.backend.write_blob(USER, BLOB, one)
+        batch = self.backend.write_blobs(USER, [(BLOB, 1), (BlobId("other"), 1)], many)
+        self.successResultOf(self.backend.write_blob(USER, BLOB, BytesProducer(b"x")))
+        self.files.failing = "remove"
+        for body in (one, many):
+            body.consumer.write(b"y" * body.length)
+            body.done.callback(None)
+        self.failureResultOf(slower, BlobExists)
+        self.assertEqual([type(outcome) for outcome in self.successResultOf(batch)], [BlobExists, Stored])
+        self.assertEqual(len(self.flushLoggedErrors(StorageFailed)), 2)
 
     def test_file_system(self) -> None:
         """Where it is known that a file system can be synced as a whole, it can."""
@@ -317,6 +337,14 @@ class NameTests(SynchronousTestCase):
         """Files that are not ours are left alone."""
         for path in ("x", "user/ns/b/b/b/b.xyz", "user/ns/c/b/b/b." + "0" * 32, "user/ns/b/b/b/B." + "0" * 32):
             self.assertIs(parse_path(path), None, path)
+
+    def test_foreign_folders(self) -> None:
+        """Folders that cannot be ours are not looked into: those of a file system may be for nobody to read."""
+        root = self.mktemp()
+        for path in ("alice/default", "bob.3/default", "lost+found/deeper", "Old", "x.z"):
+            os.makedirs(os.path.join(root, path))
+            open(os.path.join(root, path, "file"), "wb").close()
+        self.assertEqual(list(walk(root)), ["alice/default/file", "bob.3/default/file"])
 
     def test_walk_goes_on(self) -> None:
         """A walk can go on behind any path of the one before."""

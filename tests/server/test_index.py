@@ -116,6 +116,13 @@ class ProcessesTests(IndexTestCase):
         self.successResultOf(self.second.commit_batch([(place("3", "a"), Stored(50, "0" * 64))]))
         self.assertEqual(self.successResultOf(self.second.used(USER)), 50)
 
+    def test_failing_batch(self) -> None:
+        """When it cannot be found out who is dead, nothing stays set aside for a batch of which a part has room."""
+        self.patch(LockedFiles, "dead", _refuse)
+        wanted = [(BlobId("a"), 50), (BlobId("b"), 60)]
+        self.failureResultOf(self.first.reserve_batch(USER, DEFAULT, "1", wanted), StorageFull)
+        self.successResultOf(self.second.reserve(place("2"), 100))
+
     def test_taken_for_dead(self) -> None:
         """Who was taken for dead cannot use room that may be another's by now."""
         self.successResultOf(self.first.reserve(place("1"), 50))

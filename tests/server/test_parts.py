@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from hashlib import sha256
+from typing import Any
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -19,6 +20,7 @@ from soledad.server.backends.blobs import BlobsBackend
 from soledad.server.backends.files import walk
 from soledad.server.backends.filesystem import FileBytes
 from soledad.server.backends.memory import memory_database
+from soledad.server.database import Database
 from soledad.server.index import Index
 from soledad.server.interfaces import Upload
 from soledad.server.processes import Alone
@@ -199,6 +201,26 @@ class DurableTests(PartsTestCase):
         self.assertTrue(self.successResultOf(work).done)
         self.assertLess(self.files.calls.count("sync"), LENGTH // STRETCH + 4)
 
+    def test_what_counts(self) -> None:
+        """So is what other processes tell of it, which is what the index has: also while more comes."""
+        upload = self.create()
+        told: list[bool] = []
+        write = Database.write
+
+        def written(database: Database, unit: Any, durable: bool = True) -> Deferred[Any]:
+            told.append(durable)
+            return write(database, unit, durable)
+
+        self.patch(Database, "write", written)
+        body = ManualProducer(LENGTH)
+        work = self.backend.append_upload(USER, upload.name, 0, body)
+        body.consumer.write(DATA[:500])
+        self.assertNotIn(True, told)
+        self.assertEqual(self.successResultOf(self.another().get_upload(USER, upload.name)).received, 500)
+        self.assertEqual(told.count(True), 1)
+        work.cancel()
+        self.failureResultOf(work, CancelledError)
+
     def test_order(self) -> None:
         """The bytes are synced before they have the blob's name, and that is before the row is written."""
         upload = self.create()
@@ -288,6 +310,25 @@ class ProcessTests(PartsTestCase):
         self.backend = self.another()
         self.finish(upload, DATA)
         self.assertEqual(len(list(walk(self.root))), 1)
+
+    def test_cut_under_its_own_name(self) -> None:
+        """What such a process left is not cut off under the name of a blob: that is for what is whole."""
+        upload = self.create()
+        self.successResultOf(self.backend.append_upload(USER, upload.name, 0, BytesProducer(DATA[:500])))
+        path = self.backend.store.path(upload.place)  # type: ignore[attr-defined]
+        os.rename(path + naming.PART, path)
+        with open(path, "ab") as file:
+            file.write(DATA[500:])
+        names: list[list[str]] = []
+        truncate = CountingFiles.truncate
+
+        def truncated(files: CountingFiles, file: int, size: int) -> None:
+            names.append(os.listdir(os.path.dirname(path)))
+            truncate(files, file, size)
+
+        self.patch(CountingFiles, "truncate", truncated)
+        self.finish(upload, DATA)
+        self.assertEqual(names, [[os.path.basename(path) + naming.PART]])
 
     def test_killed_while_writing(self) -> None:
         """What a killed process wrote behind what counts is not taken for the client's bytes."""

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from hashlib import sha256
 
 from sqlalchemy import Connection, text
+from twisted.internet.defer import CancelledError
 
 from soledad.errors import BlobNotFound, StaleToken
 from soledad.model.blob import Flag
 from soledad.model.ids import BlobId, UserId
 from soledad.server.backends.files import Files
 from soledad.server.folder import DataFolder
+from soledad.server.interfaces import Stored
 from soledad.server.service import Parts, Workers, open_parts
 from soledad.streams import Budget, BytesProducer, MemoryConsumer
+from tests.contracts.blobs_backend import ManualProducer
 from tests.server.test_cli import USER, CommandTestCase
 
 BOB = UserId("bob")
@@ -127,6 +131,24 @@ class RepairTests(RepairTestCase):
             info = self.successResultOf(parts.backend.stat_blob(USER, TWO))
             self.assertEqual((info.etag, info.flags), (sha256(b"bytes").hexdigest(), ()))
             self.assertEqual(self.successResultOf(parts.backend.get_total_storage(USER)), 10)
+
+    def test_killed_in_a_batch(self) -> None:
+        """What a process left that was killed in the middle of a batch is no blob: none of it is known to be whole."""
+        wanted = [BlobId(f"batch-{number}") for number in range(3)]
+        with self.opened() as parts:
+            body = ManualProducer(30)
+            work = parts.backend.write_blobs(USER, [(blob, 10) for blob in wanted], body)
+            body.consumer.write(b"x" * 15)
+            left = self.mktemp()
+            shutil.copytree(os.path.join(self.folder, "blobs"), left)
+            work.cancel()
+            self.failureResultOf(work, CancelledError)
+        shutil.copytree(left, os.path.join(self.folder, "blobs"), dirs_exist_ok=True)
+        self.assertEqual(self.repair(), "")
+        with self.opened() as parts:
+            self.assertEqual(len(self.successResultOf(parts.backend.store.list())), 5)
+            outcomes = parts.backend.write_blobs(USER, [(blob, 10) for blob in wanted], BytesProducer(b"y" * 30))
+            self.assertEqual({type(outcome) for outcome in self.successResultOf(outcomes)}, {Stored})
 
     def test_no_blobs(self) -> None:
         """A file of a blob that is taken or deleted, of nobody, of an upload, or of none of ours, makes no blob."""

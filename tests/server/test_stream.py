@@ -12,8 +12,10 @@ from twisted.internet.defer import Deferred
 
 from soledad.errors import StorageFailed, StorageFull
 from soledad.model.ids import BlobId, UserId
+from soledad.server import stream
 from soledad.server.backends.blobs import BlobsBackend
 from soledad.server.backends.memory import MemoryBytes
+from soledad.server.index import Index
 from soledad.server.service import make_root, make_site
 from soledad.streams import LEAST, Budget, BytesProducer
 from soledad.wire.framing import (
@@ -295,6 +297,24 @@ class SlowStoreTests(StreamTestCase):
         self.assertLess(most, 4 * LIMITS[Kind.BLOB])
         self.assertEqual((len(self.stored()), self.budget.used), (8, 0))
 
+    def test_crowded_upload(self) -> None:
+        """Without buffers, what came with the list is enough until it is stored: the rest waits in the network."""
+        self.budget.take(self.budget.limit)
+        self.addCleanup(self.budget.give, self.budget.limit)
+        body = upload(("a", bytes(100_000)), ("b", bytes(100_000)))
+        decided: Deferred[None] = Deferred()
+        reserve = Index.reserve_batch
+        self.patch(Index, "reserve_batch", lambda *call: decided.addCallback(lambda ignored: reserve(*call)))
+        connection = self.connect()
+        connection.request(f"POST {UPLOAD}", self.auth(Content_Length=str(len(body))), body[:50_000])
+        decided.callback(None)
+        self.assertTrue(connection.paused)
+        self.worker.release()
+        self.assertFalse(connection.paused)
+        connection.send(body[50_000:])
+        self.worker.release()
+        self.assertEqual(status(connection.answered), 200)
+
     def begin_download(self) -> Connection:
         """Ask for more than the buffers hold, as a client that takes nothing of it."""
         ids = [f"{number}" for number in range(20)]
@@ -397,6 +417,23 @@ class DownloadTests(StreamTestCase):
         self.site.budget.take(Budget().limit)
         self.addCleanup(self.site.budget.give, Budget().limit)
         self.assertEqual(len(self.download(*map(str, range(5)))), 6)
+
+    def test_long_list(self) -> None:
+        """However long the list is, and however little goes at a time, only the next names are looked at each time."""
+        self.put("a", bytes(LEAST))
+        self.site.budget.take(Budget().limit)
+        self.addCleanup(self.site.budget.give, Budget().limit)
+        looked_at: list[str] = []
+        parsed = stream._parsed
+        self.patch(stream, "_AT_A_TIME", 4)
+
+        def counted(name: str) -> BlobId | None:
+            looked_at.append(name)
+            return parsed(name)
+
+        self.patch(stream, "_parsed", counted)
+        self.assertEqual(len(self.download(*["a"] * 50)), 51)
+        self.assertLessEqual(len(looked_at), 4 * 50)
 
     def test_failure_in_the_middle(self) -> None:
         """A failure after the first frames ends the connection: no answer looks whole that is not."""

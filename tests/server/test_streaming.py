@@ -6,8 +6,11 @@ These also watch over the private names of twisted.web that `soledad.server.stre
 
 from __future__ import annotations
 
+from twisted.internet.defer import Deferred
+
 from soledad.errors import BlobNotFound
 from soledad.model.ids import BlobId
+from soledad.server.index import Index
 from soledad.server.streaming import (
     HEADER_SECONDS,
     IDLE_SECONDS,
@@ -102,6 +105,19 @@ class BodyTests(StreamingTestCase):
         self.held.release()
         self.assertFalse(connection.paused)
         self.assertEqual(connection.transport.bufferSize, SMALL_READ)
+
+    def test_crowded_from_the_start(self) -> None:
+        """So it is with what came with the head, before anybody asked for it."""
+        self.budget.take(self.budget.limit)
+        decided: Deferred[None] = Deferred()
+        reserve = Index.reserve
+        self.patch(Index, "reserve", lambda *call: decided.addCallback(lambda ignored: reserve(*call)))
+        connection = self.connect()
+        connection.send(head(PUT, self.auth(Content_Length="1000")) + b"x")
+        decided.callback(None)
+        self.assertTrue(connection.paused)
+        self.held.release()
+        self.assertFalse(connection.paused)
 
     def test_continue(self) -> None:
         """Who waits to be told to go on is told when nothing speaks against the upload, not before."""

@@ -53,14 +53,16 @@ class RemoteStream:
 
     @deferred
     async def write_blobs(
-        self, blobs: Sequence[tuple[BlobId, bytes]], namespace: Namespace = DEFAULT
+        self, blobs: Sequence[tuple[BlobId, bytes]], namespace: Namespace = DEFAULT, tags: Sequence[str] | None = None
     ) -> list[SoledadError | None]:
         """See `IRemoteStream`."""
         small = [(blob_id, data) for blob_id, data in blobs if len(data) <= _LARGEST]
         told = iter(await self._write(small, namespace) if small else [])
-        return [next(told) if len(data) <= _LARGEST else TooLarge(_LARGEST) for _, data in blobs]
+        results = [next(told) if len(data) <= _LARGEST else TooLarge(_LARGEST) for _, data in blobs]
+        known = [sha256(data).hexdigest() for _, data in blobs] if tags is None else tags
+        return [_outcome(result, tag) for result, tag in zip(results, known, strict=True)]
 
-    async def _write(self, blobs: Sequence[tuple[BlobId, bytes]], namespace: Namespace) -> list[SoledadError | None]:
+    async def _write(self, blobs: Sequence[tuple[BlobId, bytes]], namespace: Namespace) -> list[str | SoledadError]:
         _check(len(blobs), sum(len(data) for _, data in blobs))
         body = _Body(blobs)
         producer = WorkerProducer(InPlace(), body.read, Budget(), body.length)
@@ -68,10 +70,9 @@ class RemoteStream:
         answer, told = await self._server.ask("POST", path, body=producer, limit=(len(blobs) + 1) * _RESULT_SIZE)
         answer.expect(200)
         try:
-            results = decode_results(told, [blob_id for blob_id, _ in blobs], namespace)
+            return decode_results(told, [blob_id for blob_id, _ in blobs], namespace)
         except MalformedStream as error:
             raise UnexpectedAnswer(error.reason, answer.status) from error
-        return [_outcome(result, data) for result, (_, data) in zip(results, blobs, strict=True)]
 
     @deferred
     async def read_blobs(
@@ -98,11 +99,11 @@ def _check(number: int, size: int) -> None:
         raise TooLarge(MAX_BYTES)
 
 
-def _outcome(result: str | SoledadError, data: bytes) -> SoledadError | None:
+def _outcome(result: str | SoledadError, tag: str) -> SoledadError | None:
     if isinstance(result, SoledadError):
         return result
     # What the server has is not what was sent.
-    return None if result == sha256(data).hexdigest() else UnexpectedAnswer("stored with another tag")
+    return None if result == tag else UnexpectedAnswer("stored with another tag")
 
 
 @define(eq=False)

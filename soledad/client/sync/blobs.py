@@ -17,6 +17,8 @@ from soledad.model.transfer import Direction, Queued
 TOGETHER = 256 * 1024
 #: Bytes, and blobs, that go in one such request.
 BATCH_SIZE, BATCH_LENGTH = 2 * 1024 * 1024, 1000
+#: Transfers that are looked at to find the next, at most.
+MOST = 1200
 #: Containers above this are sent so that the rest can follow later.
 RESUMABLE = 4 * 1024 * 1024
 
@@ -41,6 +43,24 @@ def way_of(row: Queued) -> Way:
     return Way.RESUMABLE if row.sealed.size > RESUMABLE else Way.WHOLE
 
 
+def enough(free: Sequence[Queued], size: int = BATCH_SIZE) -> int:
+    """
+    Return how many rows to look at for a batch of ``size`` bytes, as far as the first ones tell; 0: for none.
+
+    :param free: the first that nobody has, in the order in which they are to go.
+    """
+    if not free or way_of(free[0]) is not Way.TOGETHER:
+        return 0
+    together = sum(row.sealed.size for row in free if _goes_with(row, free[0]))
+    # And some more: those that follow may be smaller.
+    return min(MOST, max(1, size * len(free) * 5 // (together * 4)))
+
+
+def _goes_with(row: Queued, first: Queued) -> bool:
+    alike = row.direction is first.direction and row.key.namespace == first.key.namespace
+    return alike and way_of(row) is Way.TOGETHER
+
+
 def next_work(
     rows: Sequence[Queued], taken: Collection[BlobKey], size: int = BATCH_SIZE, length: int = BATCH_LENGTH
 ) -> list[Queued]:
@@ -57,9 +77,7 @@ def next_work(
     first, room = free[0], size
     batch: list[Queued] = []
     for row in free:
-        if row.direction is not first.direction or row.key.namespace != first.key.namespace:
-            continue
-        if way_of(row) is not Way.TOGETHER:
+        if not _goes_with(row, first):
             continue
         room -= row.sealed.size
         if batch and (room < 0 or len(batch) == length):

@@ -16,11 +16,11 @@ from twisted.python.failure import Failure
 
 from soledad.client.interfaces import IBlobQueue, Scope
 from soledad.client.operations import Operations
-from soledad.client.sync.blobs import ALL, BATCH_LENGTH, Way, next_work, way_of
+from soledad.client.sync.blobs import ALL, BATCH_LENGTH, enough, next_work
 from soledad.client.sync.carrying import Carrying
 from soledad.client.sync.retry import IN_A_ROW, LATE, SOON, Remedy, reason_of, remedy
 from soledad.client.transfers import Hands, Holder, Transfer, TransferState, silently
-from soledad.deferreds import Serial, SerialByKey, Worker, completed, gather, unawaited
+from soledad.deferreds import Serial, SerialByKey, Worker, completed, deferred, gather, unawaited
 from soledad.errors import RetriableTransferError, SoledadError, StorageFailed, StorageFull, StoreClosed
 from soledad.model.blob import BlobKey, SyncEvent, SyncStatus
 from soledad.model.transfer import Direction, Queued
@@ -28,8 +28,6 @@ from soledad.streams import Progress
 
 #: Blobs, or batches of small ones, that are on their way at a time: more are not faster.
 TRANSFERS = 8
-#: Transfers that are looked at to find the next.
-_LOOK_AT = 1200
 #: Seconds before anything is tried again, at least.
 _LEAST_PAUSE = 1.0
 
@@ -89,6 +87,8 @@ class Engine(Holder):
     _turns: SerialByKey = field(factory=SerialByKey, init=False)
     _picking: Serial = field(factory=Serial, init=False)
     _transfers: dict[BlobKey, Transfer] = field(factory=dict, init=False)
+    #: Rows that a batch took when the last one was put together.
+    _ahead: int = field(default=0, init=False)
     _timer: IDelayedCall | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
     #: Runs, one after the other, that could not go on.
@@ -128,6 +128,8 @@ class Engine(Holder):
             ended = transfer.done.addCallbacks(lambda status: None, lambda failure: None)
             transfer.cancel()
             await ended
+        # Nothing is under way, but some of it may be there since it last was.
+        self._abandon(await self._queue.look_up(key))
 
     # --- over time ------------------------------------------------------------------------------------
 
@@ -207,9 +209,12 @@ class Engine(Holder):
             return []
         # What ends while this reads, is in what is read as it was before.
         before = run.stuck.union(self._transfers)
-        rows, is_all = await self._due(run, TRANSFERS + len(before))
-        if self.batch > 1 and any(way_of(row) is Way.TOGETHER for row in rows if row.key not in before):
-            rows, is_all = await self._due(run, _LOOK_AT + len(before))
+        looked_at = max(TRANSFERS, self._ahead)
+        rows, is_all = await self._due(run, looked_at + len(before))
+        # Those that come next are most often like these.
+        self._ahead = enough([row for row in rows if row.key not in before]) if self.batch > 1 else 0
+        if self._ahead > looked_at and not is_all:
+            rows, is_all = await self._due(run, self._ahead + len(before))
         work = next_work(rows, before | self._transfers.keys(), length=self.batch)
         if not work and is_all:
             run.over = True
@@ -364,9 +369,18 @@ class Engine(Holder):
 
         silently(self._operations.start(end, finishes=True))
 
-    def _withdrawn(self, key: BlobKey, transfer: Transfer) -> Deferred[None]:
+    @deferred
+    async def _withdrawn(self, key: BlobKey, transfer: Transfer) -> None:
         event = SyncEvent.UNWANTED if transfer.direction is Direction.DOWNLOAD else None
-        return self._queue.withdraw(key, event)
+        row = await self._queue.look_up(key)
+        await self._queue.withdraw(key, event)
+        self._abandon(row)
+
+    def _abandon(self, row: Queued | None) -> None:
+        """Give back the room that an upload has on the server, if that is in reach now: else it expires there."""
+        if row is not None and row.upload is not None:
+            upload = row.upload
+            silently(self._operations.start(lambda: self.carrying.sending.abandon(upload), finishes=False))
 
 
 def _is_done(row: Queued, direction: Direction) -> bool:

@@ -68,6 +68,10 @@ class Sending:
             await completed(self._for(container, self._worker).run(container.close))
         return Outcome(row.key, known.sealed.commitment, SyncEvent.CONFIRMED)
 
+    async def abandon(self, upload: str) -> None:
+        """Let the server forget an upload with which nobody goes on."""
+        await self._uploads.abandon(upload)
+
     async def send_together(self, rows: Sequence[Queued]) -> list[Outcome | SoledadError]:
         """Send small containers of one namespace in one request; return what became of each."""
         contents = await self._queue.contents([row.key for row in rows])
@@ -96,8 +100,9 @@ class Sending:
         try:
             await self.rate.wait(size)
             namespace = there[0][0].key.namespace
-            errors = await self._stream.write_blobs([(row.key.blob_id, data) for row, data in there], namespace)
             tags = await self._worker.run(_tags, [data for _, data in there])
+            blobs = [(row.key.blob_id, data) for row, data in there]
+            errors = await self._stream.write_blobs(blobs, namespace, tags)
         finally:
             self._budget.give(2 * size)
         outcomes: dict[BlobKey, Outcome | SoledadError] = {}

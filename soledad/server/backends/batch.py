@@ -11,6 +11,7 @@ from typing import Any
 from attrs import define, field
 
 from soledad.server.backends.files import Files
+from soledad.server.backends.naming import PART
 from soledad.server.interfaces import Stored
 
 
@@ -42,7 +43,7 @@ class FileBatch:
     """
     The files of one batch while they are written.  One call at a time; all of them block, and raise `OSError`.
 
-    They have their names from the start: what a killed process leaves is swept as any file without a row.
+    They have their names once the bytes of all are durable: what has a blob's name is whole, whenever a process ends.
     """
 
     _files: Files
@@ -85,7 +86,11 @@ class FileBatch:
         # Portions without bytes may be left.
         self.write([b""])
         assert self._anchor is not None
-        self._files.sync_together(self._anchor, self._paths, list(self._folders))
+        together = self._files.syncs_together(self._anchor, len(self._paths))
+        self._files.sync_together(self._anchor if together else None, [path + PART for path in self._paths], [])
+        for path in self._paths:
+            self._files.rename(path + PART, path)
+        self._files.sync_together(self._anchor if together else None, [], list(self._folders))
         self._end()
         return self._stored
 
@@ -107,11 +112,11 @@ class FileBatch:
         whole = os.path.join(folder, name)
         self._paths.append(whole)
         try:
-            return self._files.create_named(whole)
+            return self._files.create_named(whole + PART)
         except FileNotFoundError:
             # The folder went with the last file in it.
             self._files.make_folder(folder)
-            return self._files.create_named(whole)
+            return self._files.create_named(whole + PART)
 
     def _folder(self, names: list[str]) -> str:
         path = self._root

@@ -69,7 +69,7 @@ class BlobsBackend(ResumableWrites):
             await self.index.commit(place, stored)
         except (SoledadError, CancelledError):
             # Certainly not committed.  After any other error it may be, and the sweep finds out.
-            await completed(self.store.delete(place))
+            await self._drop([place])
             raise
 
     @deferred
@@ -114,8 +114,12 @@ class BlobsBackend(ResumableWrites):
         return taken
 
     async def _drop(self, places: Iterable[Place]) -> None:
+        """Remove bytes that belong to no blob any more; what became of the blobs is another matter."""
         for place in places:
-            await completed(self.store.delete(place))
+            try:
+                await completed(self.store.delete(place))
+            except SoledadError:
+                _log.failure("The bytes of {place} could not be removed: they are swept later", place=place)
 
     @deferred
     async def read_blobs(
@@ -183,12 +187,7 @@ class BlobsBackend(ResumableWrites):
         etag: str | None = None,
     ) -> None:
         """See `IBlobsBackend`."""
-        place = await self.index.delete((user, namespace, blob_id), tombstone, etag)
-        try:
-            await completed(self.store.delete(place))
-        except SoledadError:
-            # The blob is deleted; its bytes are swept later.
-            _log.failure("The bytes of {place} could not be removed", place=place)
+        await self._drop([await self.index.delete((user, namespace, blob_id), tombstone, etag)])
 
     @deferred
     async def stat_blob(self, user: UserId, blob_id: BlobId, namespace: Namespace = DEFAULT) -> BlobInfo:

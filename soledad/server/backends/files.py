@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from attrs import define
 
-from soledad.server.backends.naming import PART
+from soledad.server.backends.naming import FOLDER, PART
 from soledad.server.backends.syncing import can_sync_file_system, sync_file_system
 
 #: So many files are worth making all of their file system durable.
@@ -89,13 +89,18 @@ class Files:
         finally:
             os.close(folder)
 
-    def sync_together(self, anchor: int, paths: list[str], folders: list[str]) -> None:
+    def syncs_together(self, anchor: int, count: int) -> bool:
+        """Tell whether so many files on the file system of ``anchor`` are best made durable with all of it."""
+        return count >= TOGETHER and can_sync_file_system(anchor)
+
+    def sync_together(self, anchor: int | None, paths: list[str], folders: list[str]) -> None:
         """
         Make files, and the names in folders, durable.
 
-        :param anchor: something on the same file system that was opened before the first of them was written.
+        :param anchor: something on the same file system that was opened before the first of them was written: all of
+            that is made durable.  `None`: they are, one by one.
         """
-        if len(paths) >= TOGETHER and can_sync_file_system(anchor):
+        if anchor is not None:
             self.sync_file_system(anchor)
             return
         for path in paths:
@@ -129,10 +134,15 @@ class Files:
 
 
 def walk(folder: str, after: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the paths of the files under ``folder``, relative to it, in order, that come after the path ``after``."""
+    """
+    Yield the paths of the files under ``folder``, relative to it, in order, that come after the path ``after``.
+
+    Folders that cannot be ours are left alone: nobody but their owner may be able to read them.
+    """
     try:
         with os.scandir(folder) as entries:
             listed = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+            listed = [(name, is_folder) for name, is_folder in listed if not is_folder or FOLDER.fullmatch(name)]
     except FileNotFoundError:
         return
     for name, is_folder in listed:

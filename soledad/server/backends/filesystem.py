@@ -24,10 +24,10 @@ from zope.interface import implementer
 from soledad.deferreds import Worker, completed, deferred
 from soledad.errors import StorageError, StorageFailed, UploadBusy
 from soledad.server.backends.batch import FileBatch
-from soledad.server.backends.faults import storage_errors
 from soledad.server.backends.files import Files, walk
 from soledad.server.backends.naming import ASIDE, PART, file_name, folders_of, parse_path
 from soledad.server.backends.parts import Digests, FilePart
+from soledad.server.faults import storage_errors
 from soledad.server.interfaces import Found, IByteStore, IPart, Place, Stored
 from soledad.streams import Budget, WorkerConsumer, WorkerProducer, pour, send
 from soledad.wire.routes import PAGE
@@ -35,7 +35,7 @@ from soledad.writeback import Writeback
 
 T = TypeVar("T")
 
-#: Folders that are known to be durable, at most; beyond that they are synced once more.
+#: Folders that are known to be durable, at most; beyond that all are synced once more.
 _KNOWN_LIMIT = 10_000
 
 
@@ -222,9 +222,10 @@ class FileBytes:
         return path
 
     def _remember(self, path: str) -> None:
+        # Several threads are here at a time: each of these is one step.
+        if len(self._durable) >= _KNOWN_LIMIT:
+            self._durable.clear()
         self._durable[path] = None
-        while len(self._durable) > _KNOWN_LIMIT:
-            self._durable.pop(next(iter(self._durable)), None)
 
 
 def _path_of(place: Place) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ PREFIXES = (1, 3, 6)
 PART = ".part"
 #: How the name of a file ends that was put aside.
 ASIDE = ".aside"
+#: What a folder may be called.
+FOLDER = re.compile(r"[a-z0-9_-]+(?:\.[0-9a-f]+)?", re.ASCII)
 #: An identifier without its capitals, a bit for each capital, the upload.
 _FILE_NAME = re.compile(r"([a-z0-9_-]+(?:\.[0-9a-f]+)?)\.([0-9a-f]{32})", re.ASCII)
 

@@ -21,9 +21,9 @@ from zope.interface import implementer
 
 from soledad.deferreds import Worker, completed, deferred
 from soledad.errors import BlobNotFound, StorageError
-from soledad.server.backends.faults import storage_errors
 from soledad.server.backends.files import Files
 from soledad.server.backends.naming import PART
+from soledad.server.faults import storage_errors
 from soledad.server.interfaces import IPart, Place, Stored
 from soledad.streams import PIECE, Budget, WorkerConsumer, pour
 from soledad.writeback import Writeback
@@ -46,7 +46,9 @@ class Digests:
         """Remember what the first ``length`` bytes have."""
         self._kept[place] = (length, digest)
         while len(self._kept) > _DIGESTS:
-            self._kept.pop(next(iter(self._kept)))
+            # Threads take from it meanwhile: unlike an iterator, a tuple of what there is comes in one step.
+            first, *_ = tuple(self._kept)
+            self._kept.pop(first, None)
 
     def take(self, place: Place, length: int) -> Any:
         """Return what the first ``length`` bytes have, to go on with; `None` if that is not known."""
@@ -145,11 +147,11 @@ class FilePart:
             size = os.fstat(self._file).st_size
             if size < start:
                 raise BlobNotFound(self._place.blob_id, self._place.namespace)
+            with suppress(FileNotFoundError):
+                # A process was killed after the last byte and before the blob was there.  What is cut has no such name.
+                self._files.rename(self._path, self._path + PART)
             if size > start:
                 self._files.truncate(self._file, start)
-            with suppress(FileNotFoundError):
-                # A process was killed after the last byte and before the blob was there.
-                self._files.rename(self._path, self._path + PART)
             os.lseek(self._file, start, os.SEEK_SET)
         self._writeback = Writeback(self._file, start)
         self._digest = self._digests.take(self._place, start)

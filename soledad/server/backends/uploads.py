@@ -34,6 +34,7 @@ from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
 from soledad.server.index import Index
 from soledad.server.interfaces import Checksum, IByteStore, IPart, Place, Upload
 from soledad.server.pending import Pending
+from soledad.server.rows import key_of
 from soledad.server.turns import Superseded, Turn, Turns
 from soledad.streams import BytesProducer
 
@@ -88,6 +89,8 @@ class ResumableWrites:
                 _check(now, offset, producer.length)
                 if now.done:
                     return now
+                await self._check_free(now)
+                now = await self.pending.keep(now)
                 await part.go_to(offset)
                 turn.check()
                 return await self._append(now, part, producer, checksum)
@@ -124,7 +127,7 @@ class ResumableWrites:
             raise UploadBusy(upload) from None
 
     async def _found(self, user: UserId, upload: str) -> Upload:
-        return await self.pending.find(user, upload)
+        return await self.pending.told(user, upload)
 
     async def _at_part(self, found: Upload, body: _Body) -> Upload:
         """Run ``body`` with what the upload has once nobody else is at it, in any process."""
@@ -139,6 +142,16 @@ class ResumableWrites:
             return await self._lost(found)
         finally:
             await completed(part.close())
+
+    async def _check_free(self, upload: Upload) -> None:
+        """:raise BlobExists: the id was taken since; nothing is left of the upload, and no byte need be sent."""
+        place = upload.place
+        try:
+            await self.index.find(key_of(place))
+        except BlobNotFound:
+            return
+        await completed(self._tidy(upload))
+        raise BlobExists(place.blob_id, place.namespace)
 
     async def _lost(self, upload: Upload) -> Upload:
         """Find out why the bytes are not there: it has ended meanwhile, or a disk forgot them."""

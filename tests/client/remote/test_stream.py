@@ -15,8 +15,8 @@ from twisted.web.resource import Resource
 from soledad.client.remote.connect import Server
 from soledad.client.remote.http import ServerConnection
 from soledad.client.remote.stream import RemoteStream
-from soledad.errors import BlobExists, BlobNotFound, ConnectionFailed, ServerFailed, UnexpectedAnswer
-from soledad.model.ids import BlobId, UserId
+from soledad.errors import BlobExists, BlobNotFound, ConnectionFailed, ServerFailed, TooLarge, UnexpectedAnswer
+from soledad.model.ids import DEFAULT, BlobId, UserId
 from soledad.testing import MemoryServer
 from soledad.wire.framing import END, LIMITS, Kind, encode_failure, frame, frame_head
 from tests.contracts.remote_stream import QUOTA, RemoteStreamContract
@@ -125,6 +125,15 @@ class HostileTests(SynchronousTestCase):
         first, second = self.successResultOf(self.uploading(told))
         self.assertIsInstance(first, UnexpectedAnswer)
         self.assertIs(second, None)
+
+    def test_known_tags(self) -> None:
+        """Tags that the caller has are what is compared with, also behind a blob that is not sent."""
+        tags = ["0" * 64, sha256(b"1").hexdigest(), sha256(b"2").hexdigest()]
+        told = [{"id": "a", "etag": tags[1]}, {"id": "b", "etag": "1" * 64}]
+        blobs = [(BlobId("large"), bytes(LIMITS[Kind.BLOB] + 1)), (A, b"1"), (B, b"2")]
+        work = self.asking(json.dumps({"results": told}).encode(), 200, "write_blobs", blobs, DEFAULT, tags)
+        kinds = [type(result) for result in self.successResultOf(work)]
+        self.assertEqual(kinds, [TooLarge, type(None), UnexpectedAnswer])
 
     def test_unknown_errors(self) -> None:
         """An error that is not known goes by its status."""

@@ -5,7 +5,17 @@ from __future__ import annotations
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from soledad.client.sync.blobs import BATCH_LENGTH, BATCH_SIZE, RESUMABLE, TOGETHER, Way, next_work, way_of
+from soledad.client.sync.blobs import (
+    BATCH_LENGTH,
+    BATCH_SIZE,
+    MOST,
+    RESUMABLE,
+    TOGETHER,
+    Way,
+    enough,
+    next_work,
+    way_of,
+)
 from soledad.model.blob import BlobKey, Priority, Sealed, SyncStatus
 from soledad.model.ids import DEFAULT, BlobId, Namespace
 from soledad.model.transfer import Queued
@@ -71,3 +81,13 @@ class NextWorkTests(SynchronousTestCase):
         self.assertEqual(len(next_work([row(str(n), 1) for n in range(BATCH_LENGTH * 2)], set())), BATCH_LENGTH)
         self.assertEqual(len(next_work([row(str(n), 1) for n in range(5)], set(), length=2)), 2)
         self.assertEqual(ids(next_work([row("a", 100), row("b", 10)], set(), size=50)), "a")
+
+    def test_enough(self) -> None:
+        """As many are looked at as hold a batch, by the first ones: for small ones more, for large ones none."""
+        small = BATCH_SIZE // 100
+        self.assertEqual(enough([row("a", small)] * 8), 125)
+        self.assertEqual(enough([row("a", small), row("b", small, S.PENDING_DOWNLOAD)] * 4), 250)
+        self.assertEqual(enough([row("a", 1)] * 8), MOST)
+        self.assertEqual(enough([row("a", 100)], size=50), 1)
+        self.assertEqual(enough([row("a", RESUMABLE), row("b", 10)]), 0)
+        self.assertEqual(enough([]), 0)

@@ -13,8 +13,12 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
-def storage_errors(place: Place | None = None) -> Iterator[None]:
-    """Turn what the operating system says into errors of ours; a missing file into `BlobNotFound` of ``place``."""
+def storage_errors(place: Place | None = None, where: str = "blobs") -> Iterator[None]:
+    """
+    Turn what the operating system says into errors of ours; a missing file into `BlobNotFound` of ``place``.
+
+    :param where: what there is no room for, when there is none.
+    """
     try:
         yield
     except FileNotFoundError as error:
@@ -23,5 +27,5 @@ def storage_errors(place: Place | None = None) -> Iterator[None]:
         raise StorageFailed(str(error)) from error
     except OSError as error:
         if error.errno in _FULL:
-            raise StorageFull("blobs") from error
+            raise StorageFull(where) from error
         raise StorageFailed(str(error)) from error
