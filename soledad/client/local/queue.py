@@ -302,8 +302,9 @@ def _statuses(scope: Scope | None) -> list[SyncStatus]:
 def _worthwhile(scope: Scope | None) -> tuple[str, list[str]]:
     """Return a condition for the transfers of a scope that are worth the way, and its values."""
     where, values = _of_scope(_statuses(scope), None if scope is None else scope.namespace)
-    # What is condemned is not, unless it is to be deleted.
-    return f"{where} AND (condemned IS NULL OR status = ?)", [*values, SyncStatus.PENDING_DELETE.value]
+    # What is condemned is not, unless it is to be deleted; nor what was evicted, even if the server has lost it since.
+    there = "(condemned IS NULL OR status = ?) AND (evicted = 0 OR status != ?)"
+    return f"{where} AND {there}", [*values, SyncStatus.PENDING_DELETE.value, SyncStatus.AWAITED.value]
 
 
 def _of_scope(statuses: Sequence[SyncStatus], namespace: Namespace | None) -> tuple[str, list[str]]:
