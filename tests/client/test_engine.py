@@ -8,7 +8,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from soledad import Soledad
 from soledad.client.interfaces import IBlobQueue, Scope
-from soledad.client.local import queue
+from soledad.client.local import queue, retention
 from soledad.client.remote.blobs import RemoteBlobs
 from soledad.client.sync.blobs import FETCHING
 from soledad.client.sync.carrying import Carrying
@@ -678,6 +678,20 @@ class HandleTests(EngineCase):
         self.sync(self.here)
         self.assertEqual(self.now(self.here.blobs.sync_progress()), {})
         self.assertEqual(self.now(self.here.blobs.remote_count()), 0)
+
+    def test_collected_meanwhile(self) -> None:
+        """What the collector lets go while it is on its way goes there, too, by itself."""
+        for size in (1000, MEDIUM, LARGE):
+            self.put(noise(size))
+            self.server.stall()
+            sending = self.here.blobs.send_missing()
+            key = BlobKey(DEFAULT, BlobId("a"))
+            self.here._local.blobs.database.write_now(retention._let_delete, key)
+            self.server.heal()
+            self.now(sending)
+            self.advance(2)
+            self.assertEqual(self.now(self.here.blobs.sync_progress()), {})
+            self.assertEqual(self.now(self.here.blobs.remote_count()), 0)
 
 
 class LimitTests(EngineCase):

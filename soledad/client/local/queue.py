@@ -142,8 +142,8 @@ def _settle(cursor: Cursor, outcome: Outcome) -> SyncStatus | None:
     if row is None or row.sealed.commitment != outcome.commitment:
         return None
     status = TRANSITIONS.get((row.status, outcome.event))
-    if status is None:
-        # It was kept local, or deleted, while it was under way.
+    if status is None or status is SyncStatus.PENDING_DELETE:
+        # It was kept local, or deleted, while it was under way: what was asked for meanwhile is still to be done.
         return row.status
     cursor.execute(
         f"UPDATE blob SET status = ?, etag = coalesce(?, etag), {IDLE}, reason = ? {_WHERE_KEY}",
