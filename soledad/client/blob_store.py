@@ -115,10 +115,15 @@ class BlobStore:
         :raise CryptoError: what the server has is not what was put.
         """
         key = _key(blob_id, namespace)
-        row = await self._queue.look_up(key)
-        if row is None or not row.status.is_local:
-            row = await self._fetched(key, row)
-        return await self._blobs.open(Blob.of(row))
+        with self._keeping.using(key):
+            row = await self._queue.look_up(key)
+            if row is not None and row.status.is_local:
+                try:
+                    return await self._blobs.open(Blob.of(row))
+                except BlobNotFound:
+                    # Its file was lost, or it was evicted just now.
+                    row = await self._queue.look_up(key)
+            return await self._blobs.open(Blob.of(await self._fetched(key, row)))
 
     async def _fetched(self, key: BlobKey, row: Queued | None) -> Queued:
         if self._remote is None or (row is not None and row.status is SyncStatus.PENDING_DELETE):

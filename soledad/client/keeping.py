@@ -105,7 +105,14 @@ class Keeping:
         if not known.status.is_local:
             return known.status
         self._must_be_idle(key)
-        await self._confirm(known)
+        try:
+            await self._confirm(known)
+        except BlobNotFound:
+            known = await self._local.evictable(key)
+            if known.status.is_local:
+                raise
+            # That its file was lost is noted by now: there is nothing to drop.
+            return known.status
         self._must_be_idle(key)
         return await completed(self._local.evict(key))
 
