@@ -21,16 +21,13 @@ from soledad.client.sync.remote import Remote
 from soledad.client.transfers import Transfer
 from soledad.deferreds import Worker, completed
 from soledad.errors import BlobNotFound, InvalidIdentifier, NoServer
-from soledad.model.blob import BlobInfo, BlobKey, Flag, Priority, SyncEvent, SyncStatus
+from soledad.model.blob import BlobInfo, BlobKey, Flag, Priority, SyncEvent, SyncStatus, is_taken
 from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId, Namespace, blob_id, namespace, random_blob_id
 from soledad.model.transfer import Direction, Queued
 from soledad.streams import Progress
 from soledad.wire.routes import ListRoute
 
 ProgressCallback = Callable[[int, int], object]
-
-#: Which statuses say that there is such a blob, as far as this device knows.
-_EXISTS = frozenset(SyncStatus) - {SyncStatus.PENDING_DELETE, SyncStatus.AWAITED}
 
 
 @frozen
@@ -91,7 +88,7 @@ class BlobStore:
         :param local_only: it is never sent, until `set_local_only` says otherwise.
         :param progress: is called with bytes done and bytes in all.
         :return: fires with the id, once the blob is durable on this device.
-        :raise BlobExists: the id is taken, as far as this device knows.
+        :raise BlobExists: the id is taken (`exists`), as far as this device knows.
         """
         status = SyncStatus.LOCAL_ONLY if local_only else SyncStatus.PENDING_UPLOAD
 
@@ -111,7 +108,7 @@ class BlobStore:
         """
         Return a blob as a read-only, seekable binary file; it is fetched first, if it is not here.
 
-        :raise BlobNotFound: it is neither here nor on the server.
+        :raise BlobNotFound: it is neither here nor on the server; worth another try if it `exists`.
         :raise CryptoError: what the server has is not what was put.
         """
         key = _key(blob_id, namespace)
@@ -162,9 +159,14 @@ class BlobStore:
 
     @local_operation
     async def exists(self, blob_id: str, namespace: str = DEFAULT) -> bool:
-        """Tell whether there is such a blob, here or on the server, as far as this device knows."""
+        """
+        Tell whether there is such a blob, as far as this device knows: its id is taken, until it is deleted.
+
+        It may be ``AWAITED``: not here, and not on the server either, which has lost it, or not got it yet.  It comes when
+        a device that has it sends it (again).
+        """
         row = await self._queue.look_up(_key(blob_id, namespace))
-        return row is not None and row.status in _EXISTS
+        return row is not None and is_taken(row.status, row.sealed)
 
     @local_operation
     async def list(self, namespace: str = DEFAULT, *, status: SyncStatus | None = None) -> builtin_list[StoredBlob]:

@@ -22,7 +22,7 @@ from soledad.client.local.files import BlobFiles, Spool, StoredContainer
 from soledad.deferreds import Worker, completed, deferred
 from soledad.errors import BlobExists, BlobNotFound, StorageFailed, StorageFull
 from soledad.model.attachment import Pointer
-from soledad.model.blob import BlobKey, KnownBlob, Priority, Sealed, SyncEvent, SyncStatus, after
+from soledad.model.blob import BlobKey, KnownBlob, Priority, Sealed, SyncEvent, SyncStatus, after, is_taken
 from soledad.model.ids import ATTACHMENTS, BlobId, Namespace
 from soledad.wire.container import Layout, Purpose
 
@@ -107,8 +107,8 @@ def insert(
 def _put_again(
     cursor: Cursor, row: BlobRow, status: SyncStatus, sealed: Sealed, spooled: Spooled | None, priority: Priority
 ) -> None:
-    """Let something else take the id of a blob whose deletion has not reached the server yet."""
-    if row.status is not SyncStatus.PENDING_DELETE or spooled is None:
+    """Let something else take an id that is free: the deletion of what had it may not have reached the server yet."""
+    if is_taken(row.status, row.known.sealed) or spooled is None:
         raise BlobExists(row.known.key.blob_id, row.known.key.namespace)
     then = after(row.status, SyncEvent.PUT)
     if status is SyncStatus.LOCAL_ONLY:
@@ -116,10 +116,20 @@ def _put_again(
     cursor.execute(
         f"""
         UPDATE blob SET status = ?, priority = ?, length = ?, size = ?, header = ?,
-            replaces = coalesce(replaces, commitment), commitment = ?, etag = NULL, condemned = NULL, {IDLE}
+            replaces = CASE WHEN status = ? THEN coalesce(replaces, commitment) ELSE replaces END, commitment = ?,
+            etag = NULL, condemned = NULL, evicted = 0, pinned = 0, {IDLE}
         WHERE id = ?
         """,
-        (then.value, priority.value, sealed.length, sealed.size, sealed.header, sealed.commitment, row.id),
+        (
+            then.value,
+            priority.value,
+            sealed.length,
+            sealed.size,
+            sealed.header,
+            SyncStatus.PENDING_DELETE.value,
+            sealed.commitment,
+            row.id,
+        ),
     )
     _keep_bytes(cursor, row.id, spooled)
 

@@ -101,9 +101,11 @@ def note_upload(cursor: Cursor, key: BlobKey, upload: str | None) -> None:
 
 
 def note_progress(cursor: Cursor, key: BlobKey, size: int, etag: str | None) -> None:
-    """Keep how far a transfer is."""
-    query = f"UPDATE blob SET progress = ?, etag = coalesce(?, etag) {_WHERE_KEY}"
-    cursor.execute(query, (size, etag, *_of(key)))
+    """Keep how far a download is; a blob that is here by now has none."""
+    waiting = [status for status in SyncStatus if not status.is_local]
+    where, values = _of_scope(waiting, key.namespace)
+    query = f"UPDATE blob SET progress = ?, etag = coalesce(?, etag) WHERE {where} AND blob_id = ?"
+    cursor.execute(query, (size, etag, *values, key.blob_id))
 
 
 def note_known(cursor: Cursor, key: BlobKey, sealed: Sealed, etag: str | None) -> None:
