@@ -162,8 +162,8 @@ class BlobStore:
         """
         Tell whether there is such a blob, as far as this device knows: its id is taken, until it is deleted.
 
-        It may be ``AWAITED``: not here, and not on the server either, which has lost it, or not got it yet.  It comes when
-        a device that has it sends it (again).
+        It may be ``AWAITED``: not here, and not on the server either, which lost it, or has not got it yet.  It comes
+        when a device that has it sends it (again).
         """
         row = await self._queue.look_up(_key(blob_id, namespace))
         return row is not None and is_taken(row.status, row.sealed)
