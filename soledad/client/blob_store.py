@@ -18,6 +18,7 @@ from soledad.client.operations import Operations, local_operation, network_opera
 from soledad.client.reading import SealedFile
 from soledad.client.sync.blobs import ALL, FETCHING, SENDING
 from soledad.client.sync.remote import Remote
+from soledad.client.throttle import check_limit
 from soledad.client.transfers import Transfer
 from soledad.deferreds import Worker, completed
 from soledad.errors import BlobNotFound, InvalidIdentifier, NoServer
@@ -367,6 +368,8 @@ class BlobStore:
         :raise InvalidLimit: it is less than 1024.
         """
         carrying = self._server().engine.carrying
+        for limit in (up, down):
+            check_limit(limit)
         carrying.sending.rate.limit, carrying.fetching.rate.limit = up, down
 
     def go_on(self) -> None:

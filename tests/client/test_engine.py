@@ -19,6 +19,7 @@ from soledad.errors import (
     AuthenticationFailed,
     BlobExists,
     ConnectionFailed,
+    InvalidLimit,
     RetriableTransferError,
     ServerFailed,
     StorageFailed,
@@ -717,11 +718,81 @@ class LimitTests(EngineCase):
         self.now(fetching)
         self.assertEqual(self.read(), noise(LARGE))
 
-    def seconds(self, work: Any, device: Soledad) -> float:
-        """Let time pass until something has ended; return how long it took."""
+    def test_down_in_one_piece(self) -> None:
+        """What comes in one piece from a fast server takes as long as it may, too; together, and one by one."""
+        for number in range(4):
+            self.put(noise(INLINE + 1000), str(number))
+        for blob_id in ("a", "b", "c"):
+            self.put(noise(100_000), blob_id)
+        self.now(self.here.blobs.send_missing())
+        self.there.blobs.limit(down=100_000)
+        fetching = self.there.blobs.fetch_missing()
+        taken = self.seconds(fetching, self.there)
+        self.assertTrue(13 < taken < 17, taken)
+        self.now(fetching)
+        self.put(noise(200_000), "d")
+        self.now(self.here.blobs.send_missing())
+        getting = self.there.blobs.get("d")
+        taken = self.seconds(getting, self.there)
+        self.assertTrue(1.5 < taken < 3, taken)
+        self.now(getting).close()
+
+    def test_small_ones_beside(self) -> None:
+        """Many small ones, which go together, do not hold up another until its connection is given up."""
+        for number in range(60):
+            self.put(noise(100_000), str(number))
+        self.put(noise(MEDIUM), "z")
+        self.here.blobs.limit(up=20_000)
+        requests = self.watch_requests()
+        sending = self.here.blobs.send_missing()
+        self.assertLess(self.seconds(sending, self.here, 600), 350)
+        self.now(sending)
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 61})
+        self.assertEqual(len([request for request in requests if request.startswith("PUT")]), 1)
+
+    def test_changed(self) -> None:
+        """Another limit holds at once for what is under way."""
+        for number in range(20):
+            self.put(noise(100_000), str(number))
+        self.put(noise(MEDIUM), "z")
+        self.here.blobs.limit(up=1024)
+        sending = self.here.blobs.send_missing()
+        self.advance(5)
+        self.assertNoResult(sending)
+        self.here.blobs.limit()
+        self.advance(0.1)
+        self.now(sending)
+
+    def test_closed(self) -> None:
+        """A store that is closed leaves no timer, and neither does what went."""
+        self.put(noise(MEDIUM))
+        self.here.blobs.limit(up=100_000)
+        self.there.blobs.limit(down=100_000)
+        sending = self.here.blobs.send_missing()
+        self.seconds(sending, self.here)
+        self.now(sending)
+        self.put(noise(MEDIUM), "b")
+        sending = self.here.blobs.send_missing()
+        fetching = self.there.blobs.fetch_missing()
+        self.advance(1)
+        for device in (self.here, self.there):
+            self.now(device.close())
+            self.assertEqual(device._reactor.getDelayedCalls(), [])
+        self.fails(sending, StoreClosed)
+        self.fails(fetching, StoreClosed)
+
+    def test_refused(self) -> None:
+        """A mistake in one of both limits changes neither."""
+        with self.assertRaises(InvalidLimit):
+            self.here.blobs.limit(up=5000, down=5)
+        self.assertIsNone(self.here.blobs._server().engine.carrying.sending.rate.limit)
+
+    def seconds(self, work: Any, device: Soledad, most: float = 60) -> float:
+        """Let time pass, here and on the server, until something has ended; return how long it took."""
         taken = 0.0
-        while not work.called and taken < 60:
+        while not work.called and taken < most:
             self.advance(0.25, device)
+            self.server.clock.advance(0.25)
             taken += 0.25
         return taken
 
