@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -351,6 +352,22 @@ class BudgetTests(KeepingTestCase):
         self.now(self.store._server.blobs.delete_blob(docs[0].attachments["default"].blob_id, ATTACHMENTS))
         self.set_budget(1)
         self.assertEqual(self.local(*docs), [True, False])
+
+    def test_unreadable(self) -> None:
+        """One that the disk does not give back is passed over."""
+        docs = [self.doc(number) for number in range(2)]
+        (file,) = {self.store._local.blobs.files.folder / name for name in self.files()} - self.known_files(docs[1])
+        file.unlink()
+        file.symlink_to(file.name)
+        self.set_budget(1)
+        self.assertEqual(self.local(*docs), [True, False])
+
+    def known_files(self, doc: Document) -> set[Path]:
+        """Return the file of a document's attachment."""
+        key = BlobKey(ATTACHMENTS, doc.attachments["default"].blob_id)
+        row = self.store._local.blobs.database.read_now(blobs.get, key)
+        assert row is not None
+        return {self.store._local.blobs.files.folder / str(row.file)}
 
     def test_offline(self) -> None:
         """Without the server nothing goes, and nothing is logged; an hour later there is another try."""
