@@ -142,7 +142,8 @@ class BlobStore:
 
     async def _delete(self, key: BlobKey) -> None:
         if self._remote is not None:
-            await self._remote.engine.release(key)
+            # What goes together with others finds at its end that the blob is deleted.
+            await self._remote.engine.release(key, wholly=False)
         if not await self._queue.delete(key):
             raise BlobNotFound(key.blob_id, key.namespace)
         self._tell()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from soledad import Soledad
 from soledad.client.interfaces import IBlobQueue, Scope
 from soledad.client.local import queue, retention
 from soledad.client.remote.blobs import RemoteBlobs
+from soledad.client.remote.uploads import RemoteUploads
 from soledad.client.sync.blobs import FETCHING
 from soledad.client.sync.carrying import Carrying
 from soledad.client.transfers import Transfer, TransferState
@@ -50,6 +51,15 @@ class EngineCase(TwoDevices):
         """Let time pass on a device."""
         (device or self.here)._reactor.advance(seconds)
         self.server.flush()
+
+    def seconds(self, work: Any, device: Soledad, most: float = 60) -> float:
+        """Let time pass, here and on the server, until something has ended; return how long it took."""
+        taken = 0.0
+        while not work.called and taken < most:
+            self.advance(0.25, device)
+            self.server.clock.advance(0.25)
+            taken += 0.25
+        return taken
 
     def row(self, blob_id: str = "a", device: Soledad | None = None) -> Queued:
         """Return what the queue has of a blob."""
@@ -496,6 +506,16 @@ class ResumeTests(EngineCase):
         self.assertIs(self.status(), S.SYNCED)
         self.assertEqual(self.read(), noise(LARGE))
 
+    def test_more_than_there_is(self) -> None:
+        """Nor is one believed of which the server has more than there is: another one begins."""
+        self.put(noise(LARGE))
+        self.server.cut_after(LARGE // 2)
+        self.fails(self.here.blobs.send_missing(), RetriableTransferError)
+        self.patch(RemoteUploads, "offset", lambda uploads, upload: succeed(2 * LARGE))
+        self.now(self.here.blobs.send_missing())
+        self.assertIs(self.status(), S.SYNCED)
+        self.assertEqual(self.read(), noise(LARGE))
+
 
 class HandleTests(EngineCase):
     """Transfers as an application sees them."""
@@ -680,6 +700,38 @@ class HandleTests(EngineCase):
         self.assertEqual(self.now(self.here.blobs.sync_progress()), {})
         self.assertEqual(self.now(self.here.blobs.remote_count()), 0)
 
+    def test_deleted_with_others(self) -> None:
+        """What goes together with others is deleted here at once, and there when it has come; its id is free."""
+        for blob_id in "abc":
+            self.put(noise(1000), blob_id)
+        self.server.stall()
+        sending = self.here.blobs.send_missing()
+        for blob_id in "ab":
+            self.successResultOf(self.here.blobs.delete(blob_id))
+        self.successResultOf(self.here.blobs.put("b", b"again"))
+        again = self.here.blobs.send_missing()
+        self.server.heal()
+        self.now(sending)
+        self.now(again)
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 2})
+        self.assertEqual(self.now(self.here.blobs.remote_count()), 2)
+        self.assertEqual(self.read("b"), b"again")
+
+    def test_deleted_while_they_come(self) -> None:
+        """The same on the way down."""
+        for blob_id in "abc":
+            self.put(noise(1000), blob_id)
+        self.now(self.here.blobs.send_missing())
+        self.there.blobs.limit(down=1024)
+        fetching = self.there.blobs.fetch_missing()
+        self.now(self.there.blobs.delete("a"))
+        self.now(self.there.blobs.send_missing())
+        self.seconds(fetching, self.there)
+        self.now(fetching)
+        self.advance(2, self.there)
+        self.assertEqual(self.now(self.there.blobs.sync_progress()), {S.SYNCED: 2})
+        self.assertEqual(self.now(self.here.blobs.remote_count()), 2)
+
     def test_collected_meanwhile(self) -> None:
         """What the collector lets go while it is on its way goes there, too, by itself."""
         for size in (1000, MEDIUM, LARGE):
@@ -786,15 +838,6 @@ class LimitTests(EngineCase):
         with self.assertRaises(InvalidLimit):
             self.here.blobs.limit(up=5000, down=5)
         self.assertIsNone(self.here.blobs._server().engine.carrying.sending.rate.limit)
-
-    def seconds(self, work: Any, device: Soledad, most: float = 60) -> float:
-        """Let time pass, here and on the server, until something has ended; return how long it took."""
-        taken = 0.0
-        while not work.called and taken < most:
-            self.advance(0.25, device)
-            self.server.clock.advance(0.25)
-            taken += 0.25
-        return taken
 
 
 class ProgressTests(EngineCase):

@@ -122,9 +122,13 @@ class Engine(Holder):
         """Those that are under way, wait for their turn, or are held."""
         return list(self._transfers.values())
 
-    async def release(self, key: BlobKey) -> None:
-        """End what is under way with a blob, before something else happens to it."""
-        while (transfer := self._transfers.get(key)) is not None:
+    async def release(self, key: BlobKey, wholly: bool = True) -> None:
+        """
+        End what is under way with a blob, before something else happens to it.
+
+        :param wholly: also what goes together with others, which is waited for; it may take as long as all of them.
+        """
+        while (transfer := self._transfers.get(key)) is not None and (wholly or not transfer.together):
             ended = transfer.done.addCallbacks(lambda status: None, lambda failure: None)
             transfer.cancel()
             await ended
@@ -169,12 +173,22 @@ class Engine(Holder):
     # --- many -----------------------------------------------------------------------------------------
 
     async def _work(self, run: Run) -> None:
-        await gather([Deferred.fromCoroutine(self._lane(run)) for _ in range(TRANSFERS)])
-        for transfer in self.transfers:
-            # Somebody else began these.
-            if transfer.state is TransferState.RUNNING and run.scope.includes(transfer.key, transfer.direction):
+        await self._lanes(run)
+        while run.error is None and (others := self._others(run)):
+            for transfer in others:
                 await transfer.still()
+            # Of what was on its way something else may be asked for by now, such as to delete it.
+            run.over = False
+            await self._lanes(run)
         await self._conclude(run)
+
+    async def _lanes(self, run: Run) -> None:
+        await gather([Deferred.fromCoroutine(self._lane(run)) for _ in range(TRANSFERS)])
+
+    def _others(self, run: Run) -> list[Transfer]:
+        """Return what is meant, too, and somebody else began."""
+        running = [transfer for transfer in self.transfers if transfer.state is TransferState.RUNNING]
+        return [transfer for transfer in running if run.scope.includes(transfer.key, transfer.direction)]
 
     async def _conclude(self, run: Run) -> None:
         if run.error is None:
@@ -251,6 +265,8 @@ class Engine(Holder):
 
     async def _carry_together(self, work: list[tuple[Queued, Transfer]], run: Run) -> None:
         rows, direction = [row for row, _ in work], work[0][1].direction
+        for _, transfer in work:
+            transfer.together = True
         try:
             results = await self.carrying.carry_together(rows, direction)
         except SoledadError as error:
