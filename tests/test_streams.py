@@ -301,9 +301,13 @@ class PourTests(StreamCase):
 
     def test_unstoppable(self) -> None:
         """A producer that fails when it is stopped changes nothing of why it was."""
+
+        def fail(pieces: list[bytes]) -> None:
+            raise KeyError
+
         producer = Producer()
         self.patch(producer, "stopProducing", lambda: 1 // 0)
-        done = self.pour(producer, self.consumer(handle=lambda pieces: {}[pieces[0]]))
+        done = self.pour(producer, self.consumer(handle=fail))
         producer.consumer.write(b"hello")
         self.later.finish()
         self.assertIs(self.failureResultOf(self.settle(done), KeyError).type, KeyError)
