@@ -700,6 +700,29 @@ class HandleTests(EngineCase):
         self.assertEqual(self.now(self.here.blobs.sync_progress()), {})
         self.assertEqual(self.now(self.here.blobs.remote_count()), 0)
 
+    def test_cancelled_behind_others(self) -> None:
+        """What waits for its turn behind others ends at once: cancelled, held, or because its blob is deleted."""
+        for number in range(12):
+            self.put(noise(MEDIUM, number), str(number))
+        self.server.stall()
+        sending = self.here.blobs.send_missing()
+        for blob_id in ("9", "10", "11"):
+            transfer = self.here.blobs.send(blob_id)
+            done = transfer.done
+            if blob_id == "9":
+                transfer.cancel()
+            elif blob_id == "10":
+                transfer.pause()
+                transfer.resume()
+                transfer.cancel()
+            else:
+                self.successResultOf(self.here.blobs.delete(blob_id))
+            self.failureResultOf(done, CancelledError)
+        self.server.heal()
+        self.now(sending)
+        self.now(self.here.blobs.send_missing())
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 11})
+
     def test_deleted_with_others(self) -> None:
         """What goes together with others is deleted here at once, and there when it has come; its id is free."""
         for blob_id in "abc":

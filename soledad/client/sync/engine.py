@@ -7,6 +7,7 @@ How one blob crosses the wire is elsewhere; here is who goes when, and what is t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -34,6 +35,7 @@ _LOOK_AT = 1200
 _LEAST_PAUSE = 1.0
 
 _log = Logger()
+T = TypeVar("T")
 
 
 @define(eq=False)
@@ -299,12 +301,20 @@ class Engine(Holder):
             await other.still()
         self._transfers[row.key] = transfer
         try:
-            status = await self._slots.run(self._latest, row, transfer)
+            status = await self._in_slot(row, transfer)
         except (SoledadError, CancelledError) as error:
             self._finished(row.key, transfer, error)
             raise
         self._finished(row.key, transfer, status)
         return status
+
+    async def _in_slot(self, row: Queued, transfer: Transfer) -> SyncStatus | None:
+        # Others may take hours: whoever ends it or holds it meanwhile does not wait for them.
+        await self._stoppable(row.key, transfer, self._slots.acquire())
+        try:
+            return await self._latest(row, transfer)
+        finally:
+            self._slots.release()
 
     async def _latest(self, row: Queued, transfer: Transfer) -> SyncStatus | None:
         """Carry it out as things are by now: another transfer may have done it."""
@@ -317,16 +327,23 @@ class Engine(Holder):
         return await self._watched(known, transfer)
 
     async def _watched(self, row: Queued, transfer: Transfer) -> SyncStatus | None:
+        carrying = Deferred.fromCoroutine(self._carried(row, transfer))
+        return await self._stoppable(row.key, transfer, carrying)
+
+    async def _carried(self, row: Queued, transfer: Transfer) -> SyncStatus | None:
+        if transfer.stopped is not None:
+            # While it waited for its turn.
+            raise CancelledError()
+        return await self.carrying.carry(row, transfer.direction, transfer.report)
+
+    async def _stoppable(self, key: BlobKey, transfer: Transfer, work: Deferred[T]) -> T:
+        """Wait for a part of a transfer, which the handle can end."""
         try:
-            if transfer.stopped is not None:
-                # While it waited for its turn.
-                raise CancelledError()
-            work = Deferred.fromCoroutine(self.carrying.carry(row, transfer.direction, transfer.report))
             transfer.runs_as(work)
             return await work
         except CancelledError:
             if transfer.stopped is TransferState.ENDED:
-                await completed(self._withdrawn(row.key, transfer))
+                await completed(self._withdrawn(key, transfer))
             raise
         finally:
             transfer.runs_as(None)
