@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from functools import wraps
 from threading import Event, Lock
@@ -18,7 +19,6 @@ from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
-from twisted.python.threadpool import ThreadPool
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,32 +92,37 @@ class _Stage(Enum):
 
 @define(eq=False)
 class ThreadWorker:
-    """A `Worker` with threads of its own: at most ``threads``, started when there is work."""
+    """
+    A `Worker` with threads of its own: at most ``threads``, started when there is work.
+
+    They do not keep a process that comes to its end without closing this: they finish what they were given, and end.
+    """
 
     _reactor: IReactorFromThreads
-    _pool: ThreadPool
+    #: Python's own: unlike those of Twisted's pool, its threads hear of the end of the process.
+    _pool: ThreadPoolExecutor
 
     @classmethod
     def start(cls, reactor: IReactorFromThreads, threads: int, name: str) -> ThreadWorker:
         """Make a worker that runs up to ``threads`` calls at a time."""
-        pool = ThreadPool(minthreads=0, maxthreads=threads, name=name)
-        pool.start()
-        return cls(reactor, pool)
+        return cls(reactor, ThreadPoolExecutor(threads, name))
 
     def run(self, call: Callable[..., T], *args: Any, stop: Event | None = None) -> Deferred[T]:
-        """See `Worker.run`; after `close` it fails, as a pool that has ended would forget the call."""
-        if self._pool.joined:
-            return fail(RuntimeError("the threads have ended"))
+        """See `Worker.run`; after `close` it fails."""
         work: Deferred[T] = Deferred()
         stage, lock = _Stage.WAITING, Lock()
 
-        def in_thread() -> T:
+        def outcome() -> T | Failure:
             nonlocal stage
-            with lock:
-                if stage is _Stage.DROPPED:
-                    raise CancelledError()
-                stage = _Stage.STARTED
-            return call(*args)
+            try:
+                with lock:
+                    if stage is _Stage.DROPPED:
+                        raise CancelledError()
+                    stage = _Stage.STARTED
+                return call(*args)
+            except BaseException:
+                # It is made here, where its traceback is.
+                return Failure()
 
         def cancelled() -> None:
             nonlocal stage
@@ -127,11 +132,11 @@ class ThreadWorker:
             if stop is not None:
                 stop.set()
 
-        def ended(success: bool, result: Any) -> None:
-            # The failure is made in the thread, where its traceback is; here it only travels.
-            self._reactor.callFromThread(work.callback, result)
-
-        self._pool.callInThreadWithCallback(ended, in_thread)
+        try:
+            self._pool.submit(lambda: self._reactor.callFromThread(work.callback, outcome()))
+        except RuntimeError:
+            # The threads have ended, or there is no room for one.
+            return fail()
         return outlasting(work, cancelled)
 
     def report(self, call: Callable[..., object], *args: Any) -> None:
@@ -140,7 +145,7 @@ class ThreadWorker:
 
     def close(self) -> None:
         """End the threads.  Whoever calls this waited for the work first, or it waits here."""
-        self._pool.stop()
+        self._pool.shutdown()
 
 
 class InPlace:

@@ -226,6 +226,7 @@ async def pour(producer: IBodyProducer, consumer: WorkerConsumer, keep: bool = F
             outcome.errback(failure)
 
     def ended(ignored: object) -> None:
+        gate.closed = True
         consumer.unregisterProducer()
         if not outcome.called:
             outcome.callback(None)
@@ -241,13 +242,21 @@ async def pour(producer: IBodyProducer, consumer: WorkerConsumer, keep: bool = F
     except BaseException:
         consumer.unregisterProducer()
         if not produced.called:
-            producer.stopProducing()
+            _stop(producer)
         await consumer.abort(keep)
         raise
     finally:
         if isinstance(producer, WorkerProducer):
             await producer.stopped()
     return consumer.received
+
+
+def _stop(producer: IBodyProducer) -> None:
+    """Stop a producer, whatever it has to say about that: somebody else failed before."""
+    try:
+        producer.stopProducing()
+    except Exception:
+        _log.failure("A producer could not be stopped")
 
 
 @implementer(IConsumer)
@@ -259,6 +268,8 @@ class _Exact:
     _length: Any
     _on_excess: Callable[[WrongLength], object]
     _written: int = field(default=0, init=False)
+    #: The producer said that this was all: what it writes behind that came too late.
+    closed: bool = field(default=False, init=False)
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """See `IConsumer`: a body that wants to be driven otherwise than bodies are may say so."""
@@ -270,6 +281,8 @@ class _Exact:
 
     def write(self, data: bytes) -> None:
         """Pass on ``data``; the first byte too many ends it all."""
+        if self.closed:
+            return
         self._written += len(data)
         if self._length is UNKNOWN_LENGTH or self._written <= self._length:
             self._consumer.write(data)
@@ -459,7 +472,12 @@ async def send(producer: WorkerProducer, consumer: IConsumer) -> None:
 
     :raise ConnectionFailed: the consumer stopped the producer: it has gone away.
     """
-    consumer.registerProducer(producer, True)
+    try:
+        consumer.registerProducer(producer, True)
+    except BaseException:
+        # It has another producer, for instance.
+        await producer.stopped()
+        raise
     done = producer.startProducing(consumer)
 
     def cancelled() -> None:

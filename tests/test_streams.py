@@ -285,6 +285,34 @@ class PourTests(StreamCase):
         producer.done.callback(None)
         self.successResultOf(self.settle(done))
 
+    def test_late(self) -> None:
+        """What a producer writes behind its end is dropped: the end may have been sealed already."""
+        for announced in (UNKNOWN_LENGTH, 5):
+            self.setUp()
+            producer = Producer(announced)
+            done = self.pour(producer, self.consumer())
+            producer.consumer.write(b"hello")
+            producer.done.callback(None)
+            producer.consumer.write(b"late")
+            self.assertEqual(self.successResultOf(self.settle(done)), 5)
+            producer.consumer.write(b"later")
+            self.later.finish()
+            self.assertEqual(self.handled, [b"hello"])
+
+    def test_unstoppable(self) -> None:
+        """A producer that fails when it is stopped changes nothing of why it was."""
+
+        def fail(pieces: list[bytes]) -> None:
+            raise KeyError
+
+        producer = Producer()
+        self.patch(producer, "stopProducing", lambda: 1 // 0)
+        done = self.pour(producer, self.consumer(handle=fail))
+        producer.consumer.write(b"hello")
+        self.later.finish()
+        self.assertIs(self.failureResultOf(self.settle(done), KeyError).type, KeyError)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_twisteds_own(self) -> None:
         """A body of Twisted's can be poured, though it may not be resumed once it has ended."""
         clock = Clock()
@@ -536,6 +564,18 @@ class WorkerProducerTests(StreamCase):
         later.finish()
         self.successResultOf(done)
         self.assertEqual((consumer.value(), budget.used), (content, 0))
+
+    def test_refused(self) -> None:
+        """The source is closed when the consumer does not take a producer: it has one."""
+
+        class Taken(MemoryConsumer):
+            def registerProducer(self, producer: Any, streaming: bool) -> None:
+                """See `IConsumer`."""
+                raise RuntimeError
+
+        done = self.send(self.producer(b"hello"), Taken())
+        self.failureResultOf(self.settle(done), RuntimeError)
+        self.assertTrue(self.source.closed)
 
 
 class Sink(MemoryConsumer):

@@ -18,19 +18,17 @@ from soledad.client.operations import Operations, local_operation, network_opera
 from soledad.client.reading import SealedFile
 from soledad.client.sync.blobs import ALL, FETCHING, SENDING
 from soledad.client.sync.remote import Remote
+from soledad.client.throttle import check_limit
 from soledad.client.transfers import Transfer
 from soledad.deferreds import Worker, completed
 from soledad.errors import BlobNotFound, InvalidIdentifier, NoServer
-from soledad.model.blob import BlobInfo, BlobKey, Flag, Priority, SyncEvent, SyncStatus
+from soledad.model.blob import BlobInfo, BlobKey, Flag, Priority, SyncEvent, SyncStatus, is_taken
 from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId, Namespace, blob_id, namespace, random_blob_id
 from soledad.model.transfer import Direction, Queued
 from soledad.streams import Progress
 from soledad.wire.routes import ListRoute
 
 ProgressCallback = Callable[[int, int], object]
-
-#: Which statuses say that there is such a blob, as far as this device knows.
-_EXISTS = frozenset(SyncStatus) - {SyncStatus.PENDING_DELETE, SyncStatus.AWAITED}
 
 
 @frozen
@@ -91,7 +89,7 @@ class BlobStore:
         :param local_only: it is never sent, until `set_local_only` says otherwise.
         :param progress: is called with bytes done and bytes in all.
         :return: fires with the id, once the blob is durable on this device.
-        :raise BlobExists: the id is taken, as far as this device knows.
+        :raise BlobExists: the id is taken (`exists`), as far as this device knows.
         """
         status = SyncStatus.LOCAL_ONLY if local_only else SyncStatus.PENDING_UPLOAD
 
@@ -111,14 +109,19 @@ class BlobStore:
         """
         Return a blob as a read-only, seekable binary file; it is fetched first, if it is not here.
 
-        :raise BlobNotFound: it is neither here nor on the server.
+        :raise BlobNotFound: it is neither here nor on the server; worth another try if it `exists`.
         :raise CryptoError: what the server has is not what was put.
         """
         key = _key(blob_id, namespace)
-        row = await self._queue.look_up(key)
-        if row is None or not row.status.is_local:
-            row = await self._fetched(key, row)
-        return await self._blobs.open(Blob.of(row))
+        with self._keeping.using(key):
+            row = await self._queue.look_up(key)
+            if row is not None and row.status.is_local:
+                try:
+                    return await self._blobs.open(Blob.of(row))
+                except BlobNotFound:
+                    # Its file was lost, or it was evicted just now.
+                    row = await self._queue.look_up(key)
+            return await self._blobs.open(Blob.of(await self._fetched(key, row)))
 
     async def _fetched(self, key: BlobKey, row: Queued | None) -> Queued:
         if self._remote is None or (row is not None and row.status is SyncStatus.PENDING_DELETE):
@@ -139,7 +142,8 @@ class BlobStore:
 
     async def _delete(self, key: BlobKey) -> None:
         if self._remote is not None:
-            await self._remote.engine.release(key)
+            # What goes together with others finds at its end that the blob is deleted.
+            await self._remote.engine.release(key, wholly=False)
         if not await self._queue.delete(key):
             raise BlobNotFound(key.blob_id, key.namespace)
         self._tell()
@@ -157,9 +161,14 @@ class BlobStore:
 
     @local_operation
     async def exists(self, blob_id: str, namespace: str = DEFAULT) -> bool:
-        """Tell whether there is such a blob, here or on the server, as far as this device knows."""
+        """
+        Tell whether there is such a blob, as far as this device knows: its id is taken, until it is deleted.
+
+        It may be ``AWAITED``: not here, and not on the server either, which lost it, or has not got it yet.  It comes
+        when a device that has it sends it (again).
+        """
         row = await self._queue.look_up(_key(blob_id, namespace))
-        return row is not None and row.status in _EXISTS
+        return row is not None and is_taken(row.status, row.sealed)
 
     @local_operation
     async def list(self, namespace: str = DEFAULT, *, status: SyncStatus | None = None) -> builtin_list[StoredBlob]:
@@ -360,6 +369,8 @@ class BlobStore:
         :raise InvalidLimit: it is less than 1024.
         """
         carrying = self._server().engine.carrying
+        for limit in (up, down):
+            check_limit(limit)
         carrying.sending.rate.limit, carrying.fetching.rate.limit = up, down
 
     def go_on(self) -> None:

@@ -375,7 +375,7 @@ class ILocalBlobs(Interface):
         """
         Open a blob's container; it stays readable whatever becomes of the blob.
 
-        :raise BlobNotFound: its bytes are not here.
+        :raise BlobNotFound: its bytes are not here; that its file was lost is noted.
         """
 
     def spool() -> Spool:

@@ -20,7 +20,16 @@ from twisted.python.failure import Failure
 from soledad.client.interfaces import Container, ILocalBlobs, IRemoteBlobs, IRetention
 from soledad.client.operations import Operations
 from soledad.deferreds import Serial, Worker, completed, unawaited
-from soledad.errors import BlobNotFound, InvalidLimit, NoServer, NotEvictable, StorageError, StoreClosed, TransferError
+from soledad.errors import (
+    BlobNotFound,
+    InvalidLimit,
+    NoServer,
+    NotEvictable,
+    StorageError,
+    StorageFailed,
+    StoreClosed,
+    TransferError,
+)
 from soledad.model.blob import BlobKey, KnownBlob, SyncEvent, SyncStatus
 
 #: Seconds after which bytes that came are looked at: more may come, and whoever asked for them opens them first.
@@ -105,7 +114,14 @@ class Keeping:
         if not known.status.is_local:
             return known.status
         self._must_be_idle(key)
-        await self._confirm(known)
+        try:
+            await self._confirm(known)
+        except BlobNotFound:
+            known = await self._local.evictable(key)
+            if known.status.is_local:
+                raise
+            # That its file was lost is noted by now: there is nothing to drop.
+            return known.status
         self._must_be_idle(key)
         return await completed(self._local.evict(key))
 
@@ -164,7 +180,8 @@ class Keeping:
                 return
             try:
                 await self.evict(known.key)
-            except (NotEvictable, BlobNotFound):
+            except (NotEvictable, BlobNotFound, StorageFailed):
+                # What the disk does not give back is not to hold up the others.
                 refused.add(known.key)
             else:
                 excess -= known.sealed.size

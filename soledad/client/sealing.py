@@ -49,7 +49,7 @@ class Sealing:
         read = _reader(file)
         progress.total = _size_left(file)
         with self._scratch.lend() as buffer:
-            while count := _checked_count(read(buffer[:BATCH])):
+            while count := _checked_count(read(buffer[:BATCH]), BATCH):
                 if stop.is_set():
                     raise CancelledError()
                 self._seal(buffer[:count])
@@ -152,10 +152,13 @@ def _reader(file: Any) -> Callable[[memoryview], int | None]:
     return partial(_fill, file) if fill is None else fill
 
 
-def _checked_count(count: int | None) -> int:
-    """:raise InvalidSource: the file had no bytes ready, which is not its end."""
+def _checked_count(count: int | None, most: int) -> int:
+    """:raise InvalidSource: the file had no bytes ready, which is not its end; or it says what cannot be."""
     if count is None:
         raise InvalidSource("it is in non-blocking mode")
+    if not 0 <= count <= most:
+        # What is behind that in the buffer is of something else.
+        raise InvalidSource("it gives more than was asked for")
     return count
 
 

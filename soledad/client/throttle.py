@@ -8,7 +8,6 @@ from typing import Any
 from attrs import define, field
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IConsumer, IDelayedCall, IPushProducer, IReactorTime
-from twisted.internet.task import deferLater
 from twisted.web.iweb import IBodyProducer
 from zope.interface import implementer
 
@@ -19,25 +18,38 @@ from soledad.errors import InvalidLimit
 AT_A_TIME, LEAST = 0.25, 1024
 
 
+def check_limit(limit: int | None) -> None:
+    """:raise InvalidLimit: nothing can go at this rate."""
+    if limit is not None and (type(limit) is not int or limit < LEAST):
+        raise InvalidLimit("bytes a second")
+
+
 @define(eq=False)
 class Rate:
     """How many bytes a second may go one way."""
 
     _clock: IReactorTime
     _limit: int | None = field(default=None, init=False)
-    #: When the bytes that went so far would have gone at this rate.
-    _paid: float = field(default=0.0, init=False)
+    #: Seconds that the bytes which went by `_counted` ought to have taken longer than they did.
+    _owed: float = field(default=0.0, init=False)
+    _counted: float = field(default=0.0, init=False)
+    #: Who waits for more to go.
+    _waiting: list[IDelayedCall] = field(factory=list, init=False)
 
     @property
     def limit(self) -> int | None:
-        """Bytes a second; `None`: any number."""
+        """Bytes a second; `None`: any number.  It may be changed at any time: who waits does so as the new one says."""
         return self._limit
 
     @limit.setter
     def limit(self, limit: int | None) -> None:
-        if limit is not None and (type(limit) is not int or limit < LEAST):
-            raise InvalidLimit("bytes a second")
-        self._limit = limit
+        check_limit(limit)
+        factor = 0.0 if limit is None or self._limit is None else self._limit / limit
+        self._count()
+        self._limit, self._owed = limit, self._owed * factor
+        for call in self._waiting:
+            if call.active():
+                call.reset(max(0.0, call.getTime() - self._counted) * factor)
 
     @property
     def piece(self) -> int | None:
@@ -48,20 +60,33 @@ class Rate:
         """Count bytes that go; return the seconds until more may go."""
         if self._limit is None:
             return 0.0
-        now = self._clock.seconds()
-        self._paid = max(self._paid, now) + size / self._limit
-        return self._paid - now
+        self._count()
+        self._owed += size / self._limit
+        return self._owed
 
     @deferred
     async def wait(self, size: int) -> None:
-        """Count bytes that go, and wait as long as they may take."""
-        pause = self.spend(size)
-        if pause:
-            await deferLater(self._clock, pause)
+        """Count bytes that go, and wait as long as they may take: piece by piece, as the others do that wait."""
+        while size > 0 and (piece := self.piece) is not None:
+            await self._pause(self.spend(min(piece, size)))
+            size -= piece
 
     def later(self, seconds: float, call: Any) -> IDelayedCall:
         """Call something after a pause."""
-        return self._clock.callLater(seconds, call)
+        self._waiting = [waiting for waiting in self._waiting if waiting.active()]
+        self._waiting.append(self._clock.callLater(seconds, call))
+        return self._waiting[-1]
+
+    def _count(self) -> None:
+        """Let the time count that has passed; where a clock went back, none did."""
+        now = self._clock.seconds()
+        self._owed = max(0.0, self._owed - max(0.0, now - self._counted))
+        self._counted = now
+
+    async def _pause(self, seconds: float) -> None:
+        over: Deferred[None] = Deferred(lambda over: call.cancel())
+        call = self.later(seconds, lambda: over.callback(None))
+        await over
 
 
 @implementer(IConsumer, IPushProducer)
@@ -86,12 +111,10 @@ class Valve:
         self._consumer.registerProducer(self, streaming)
 
     def unregisterProducer(self) -> None:
-        """See `IConsumer`: what is held goes at once, as nothing waits for it any more."""
-        self._cancel()
-        while self._held:
-            self._consumer.write(bytes(self._held.popleft()))
-        self._producer = None
+        """See `IConsumer`: what is held goes on as before, until it is `emptied`."""
+        self._producer, self._shut = None, False
         self._consumer.unregisterProducer()
+        self._go_on()
 
     def drive(self, producer: Any) -> None:
         """Pause this producer, which need not register."""
@@ -145,6 +168,8 @@ class Valve:
             self._going = False
         self._tell()
         if not self._held and self._emptied is not None:
+            # What the last piece still owes, the next one that goes pays.
+            self._cancel()
             emptied, self._emptied = self._emptied, None
             emptied.callback(None)
 

@@ -73,6 +73,8 @@ class Transfer:
     _work: Deferred[Any] | None = field(default=None, init=False, repr=False)
     #: What the application wanted when it stopped the work.
     stopped: TransferState | None = field(default=None, init=False, repr=False)
+    #: It goes with others, and cannot be stopped without them.
+    together: bool = field(default=False, init=False, repr=False)
     #: How often it was resumed: what ends late is not told of the turn after it.
     turn: int = field(default=0, init=False, repr=False)
     _resumes: bool = field(default=False, init=False, repr=False)

@@ -156,6 +156,18 @@ _LOCAL = frozenset(
 )
 
 
+def is_taken(status: SyncStatus, sealed: Sealed) -> bool:
+    """
+    Tell whether nothing else may be put under the id of a blob that has a row.
+
+    A blob that is nowhere to be found keeps its id, as another device may have it; but for one that nobody who has the
+    keys ever told of, only a list.
+    """
+    if status is SyncStatus.AWAITED:
+        return sealed.is_known
+    return status is not SyncStatus.PENDING_DELETE
+
+
 class SyncEvent(Enum):
     """What happens to a blob."""
 
@@ -183,7 +195,7 @@ class SyncEvent(Enum):
     DELETED = "DELETED"
     #: The application or the engine starts over after a failure.
     RETRIED = "RETRIED"
-    #: The application puts something under its id again, before the deletion has reached the server.
+    #: The application puts something under its id, which was free again (`is_taken`).
     PUT = "PUT"
     #: Its bytes are wanted here no more.
     UNWANTED = "UNWANTED"
@@ -245,6 +257,8 @@ TRANSITIONS: dict[tuple[SyncStatus, SyncEvent], SyncStatus] = {
     (_S.AWAITED, _E.DELETED): _S.PENDING_DELETE,
     (_S.AWAITED, _E.REPLACED): _S.REMOTE,
     (_S.AWAITED, _E.UNWANTED): _S.AWAITED,
+    # Only a list ever told of it, and the server does not have it after all.
+    (_S.AWAITED, _E.PUT): _S.PENDING_UPLOAD,
     (_S.PENDING_DOWNLOAD, _E.REFERENCED): _S.PENDING_DOWNLOAD,
     (_S.PENDING_DOWNLOAD, _E.CONFIRMED): _S.PENDING_DOWNLOAD,
     (_S.PENDING_DOWNLOAD, _E.MISSED): _S.AWAITED,

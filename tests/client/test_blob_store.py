@@ -22,7 +22,7 @@ from soledad.errors import (
     NoServer,
 )
 from soledad.model.blob import Flag, Priority, SyncStatus
-from soledad.model.ids import ATTACHMENTS
+from soledad.model.ids import ATTACHMENTS, BlobId
 from soledad.testing import MemoryServer, make_store
 
 T = TypeVar("T")
@@ -264,6 +264,62 @@ class SyncTests(TwoDevices):
         requests = self.watch_requests()
         self.sync(self.here)
         self.assertEqual(len(requests), 1)
+
+
+class NowhereTests(TwoDevices):
+    """Blobs that are neither here nor on the server."""
+
+    def let_server_lose(self) -> None:
+        """Let the server lose the blob, and the second device hear of it."""
+        self.now(self.server.connect(ALICE).blobs.delete_blob(BlobId("a")))
+        self.sync(self.there)
+        self.assertIs(self.status(device=self.there), S.AWAITED)
+
+    def test_awaited(self) -> None:
+        """One that was here keeps its id, as another device may have it; whoever deletes it may put something else."""
+        self.put(b"one")
+        self.sync()
+        self.now(self.there.blobs.evict("a"))
+        self.let_server_lose()
+        self.assertTrue(self.now(self.there.blobs.exists("a")))
+        self.fails(self.there.blobs.get("a"), BlobNotFound)
+        self.fails(self.there.blobs.put("a", b"two"), BlobExists)
+        self.now(self.there.blobs.delete("a"))
+        self.assertFalse(self.now(self.there.blobs.exists("a")))
+        self.put(b"two", device=self.there)
+        self.sync(self.there)
+        self.assertIs(self.status(device=self.there), S.SYNCED)
+        # The server had nothing that a tombstone could have been for: who still has the one before keeps it.
+        self.sync(self.here)
+        self.assertEqual((self.read(device=self.here), self.read(device=self.there)), (b"one", b"two"))
+
+    def only_listed(self) -> None:
+        """Let the second device know of a blob from a list only, and then of its loss."""
+        self.put(noise(INLINE * 2))
+        self.sync(self.here)
+        changes: Any = self.there.blobs._remote and self.there.blobs._remote.changes
+        self.now(Deferred.fromCoroutine(changes.refresh(None)))
+        self.assertIs(self.status(device=self.there), S.REMOTE)
+        self.fails(self.there.blobs.put("a", b"two"), BlobExists)
+        self.let_server_lose()
+
+    def test_only_listed(self) -> None:
+        """The id of one of which only a list had told is free again."""
+        self.only_listed()
+        self.assertFalse(self.now(self.there.blobs.exists("a")))
+        self.put(b"two", device=self.there)
+        self.sync(self.there)
+        self.assertIs(self.status(device=self.there), S.SYNCED)
+        self.assertEqual(self.read(device=self.there), b"two")
+
+    def test_only_listed_comes_back(self) -> None:
+        """If another device brings it back after all, each keeps what it has."""
+        self.only_listed()
+        self.put(b"two", device=self.there)
+        self.sync(self.here, self.there)
+        self.assertIs(self.status(device=self.there), S.FAILED_UPLOAD)
+        self.assertEqual(self.read(device=self.there), b"two")
+        self.assertEqual(self.read(device=self.here), noise(INLINE * 2))
 
 
 class FlagTests(TwoDevices):

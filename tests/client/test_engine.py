@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from soledad import Soledad
 from soledad.client.interfaces import IBlobQueue, Scope
-from soledad.client.local import queue
+from soledad.client.local import queue, retention
 from soledad.client.remote.blobs import RemoteBlobs
+from soledad.client.remote.uploads import RemoteUploads
 from soledad.client.sync.blobs import FETCHING
 from soledad.client.sync.carrying import Carrying
 from soledad.client.sync.engine import Engine, Run
@@ -20,6 +21,7 @@ from soledad.errors import (
     AuthenticationFailed,
     BlobExists,
     ConnectionFailed,
+    InvalidLimit,
     RetriableTransferError,
     ServerFailed,
     StorageFailed,
@@ -50,6 +52,15 @@ class EngineCase(TwoDevices):
         """Let time pass on a device."""
         (device or self.here)._reactor.advance(seconds)
         self.server.flush()
+
+    def seconds(self, work: Any, device: Soledad, most: float = 60) -> float:
+        """Let time pass, here and on the server, until something has ended; return how long it took."""
+        taken = 0.0
+        while not work.called and taken < most:
+            self.advance(0.25, device)
+            self.server.clock.advance(0.25)
+            taken += 0.25
+        return taken
 
     def row(self, blob_id: str = "a", device: Soledad | None = None) -> Queued:
         """Return what the queue has of a blob."""
@@ -516,6 +527,16 @@ class ResumeTests(EngineCase):
         self.assertIs(self.status(), S.SYNCED)
         self.assertEqual(self.read(), noise(LARGE))
 
+    def test_more_than_there_is(self) -> None:
+        """Nor is one believed of which the server has more than there is: another one begins."""
+        self.put(noise(LARGE))
+        self.server.cut_after(LARGE // 2)
+        self.fails(self.here.blobs.send_missing(), RetriableTransferError)
+        self.patch(RemoteUploads, "offset", lambda uploads, upload: succeed(2 * LARGE))
+        self.now(self.here.blobs.send_missing())
+        self.assertIs(self.status(), S.SYNCED)
+        self.assertEqual(self.read(), noise(LARGE))
+
 
 class HandleTests(EngineCase):
     """Transfers as an application sees them."""
@@ -753,6 +774,75 @@ class HandleTests(EngineCase):
         self.assertEqual(self.now(self.here.blobs.sync_progress()), {})
         self.assertEqual(self.now(self.here.blobs.remote_count()), 0)
 
+    def test_cancelled_behind_others(self) -> None:
+        """What waits for its turn behind others ends at once: cancelled, held, or because its blob is deleted."""
+        for number in range(12):
+            self.put(noise(MEDIUM, number), str(number))
+        self.server.stall()
+        sending = self.here.blobs.send_missing()
+        for blob_id in ("9", "10", "11"):
+            transfer = self.here.blobs.send(blob_id)
+            done = transfer.done
+            if blob_id == "9":
+                transfer.cancel()
+            elif blob_id == "10":
+                transfer.pause()
+                transfer.resume()
+                transfer.cancel()
+            else:
+                self.successResultOf(self.here.blobs.delete(blob_id))
+            self.failureResultOf(done, CancelledError)
+        self.server.heal()
+        self.now(sending)
+        self.now(self.here.blobs.send_missing())
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 11})
+
+    def test_deleted_with_others(self) -> None:
+        """What goes together with others is deleted here at once, and there when it has come; its id is free."""
+        for blob_id in "abc":
+            self.put(noise(1000), blob_id)
+        self.server.stall()
+        sending = self.here.blobs.send_missing()
+        for blob_id in "ab":
+            self.successResultOf(self.here.blobs.delete(blob_id))
+        self.successResultOf(self.here.blobs.put("b", b"again"))
+        again = self.here.blobs.send_missing()
+        self.server.heal()
+        self.now(sending)
+        self.now(again)
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 2})
+        self.assertEqual(self.now(self.here.blobs.remote_count()), 2)
+        self.assertEqual(self.read("b"), b"again")
+
+    def test_deleted_while_they_come(self) -> None:
+        """The same on the way down."""
+        for blob_id in "abc":
+            self.put(noise(1000), blob_id)
+        self.now(self.here.blobs.send_missing())
+        self.there.blobs.limit(down=1024)
+        fetching = self.there.blobs.fetch_missing()
+        self.now(self.there.blobs.delete("a"))
+        self.now(self.there.blobs.send_missing())
+        self.seconds(fetching, self.there)
+        self.now(fetching)
+        self.advance(2, self.there)
+        self.assertEqual(self.now(self.there.blobs.sync_progress()), {S.SYNCED: 2})
+        self.assertEqual(self.now(self.here.blobs.remote_count()), 2)
+
+    def test_collected_meanwhile(self) -> None:
+        """What the collector lets go while it is on its way goes there, too, by itself."""
+        for size in (1000, MEDIUM, LARGE):
+            self.put(noise(size))
+            self.server.stall()
+            sending = self.here.blobs.send_missing()
+            key = BlobKey(DEFAULT, BlobId("a"))
+            self.here._local.blobs.database.write_now(retention._let_delete, key)
+            self.server.heal()
+            self.now(sending)
+            self.advance(2)
+            self.assertEqual(self.now(self.here.blobs.sync_progress()), {})
+            self.assertEqual(self.now(self.here.blobs.remote_count()), 0)
+
 
 class LimitTests(EngineCase):
     """So many bytes a second."""
@@ -777,13 +867,74 @@ class LimitTests(EngineCase):
         self.now(fetching)
         self.assertEqual(self.read(), noise(LARGE))
 
-    def seconds(self, work: Any, device: Soledad) -> float:
-        """Let time pass until something has ended; return how long it took."""
-        taken = 0.0
-        while not work.called and taken < 60:
-            self.advance(0.25, device)
-            taken += 0.25
-        return taken
+    def test_down_in_one_piece(self) -> None:
+        """What comes in one piece from a fast server takes as long as it may, too; together, and one by one."""
+        for number in range(4):
+            self.put(noise(INLINE + 1000), str(number))
+        for blob_id in ("a", "b", "c"):
+            self.put(noise(100_000), blob_id)
+        self.now(self.here.blobs.send_missing())
+        self.there.blobs.limit(down=100_000)
+        fetching = self.there.blobs.fetch_missing()
+        taken = self.seconds(fetching, self.there)
+        self.assertTrue(13 < taken < 17, taken)
+        self.now(fetching)
+        self.put(noise(200_000), "d")
+        self.now(self.here.blobs.send_missing())
+        getting = self.there.blobs.get("d")
+        taken = self.seconds(getting, self.there)
+        self.assertTrue(1.5 < taken < 3, taken)
+        self.now(getting).close()
+
+    def test_small_ones_beside(self) -> None:
+        """Many small ones, which go together, do not hold up another until its connection is given up."""
+        for number in range(60):
+            self.put(noise(100_000), str(number))
+        self.put(noise(MEDIUM), "z")
+        self.here.blobs.limit(up=20_000)
+        requests = self.watch_requests()
+        sending = self.here.blobs.send_missing()
+        self.assertLess(self.seconds(sending, self.here, 600), 350)
+        self.now(sending)
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 61})
+        self.assertEqual(len([request for request in requests if request.startswith("PUT")]), 1)
+
+    def test_changed(self) -> None:
+        """Another limit holds at once for what is under way."""
+        for number in range(20):
+            self.put(noise(100_000), str(number))
+        self.put(noise(MEDIUM), "z")
+        self.here.blobs.limit(up=1024)
+        sending = self.here.blobs.send_missing()
+        self.advance(5)
+        self.assertNoResult(sending)
+        self.here.blobs.limit()
+        self.advance(0.1)
+        self.now(sending)
+
+    def test_closed(self) -> None:
+        """A store that is closed leaves no timer, and neither does what went."""
+        self.put(noise(MEDIUM))
+        self.here.blobs.limit(up=100_000)
+        self.there.blobs.limit(down=100_000)
+        sending = self.here.blobs.send_missing()
+        self.seconds(sending, self.here)
+        self.now(sending)
+        self.put(noise(MEDIUM), "b")
+        sending = self.here.blobs.send_missing()
+        fetching = self.there.blobs.fetch_missing()
+        self.advance(1)
+        for device in (self.here, self.there):
+            self.now(device.close())
+            self.assertEqual(device._reactor.getDelayedCalls(), [])
+        self.fails(sending, StoreClosed)
+        self.fails(fetching, StoreClosed)
+
+    def test_refused(self) -> None:
+        """A mistake in one of both limits changes neither."""
+        with self.assertRaises(InvalidLimit):
+            self.here.blobs.limit(up=5000, down=5)
+        self.assertIsNone(self.here.blobs._server().engine.carrying.sending.rate.limit)
 
 
 class ProgressTests(EngineCase):

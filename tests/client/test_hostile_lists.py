@@ -14,6 +14,8 @@ from soledad.crypto.tombstone import open_tombstone, seal_tombstone
 from soledad.errors import StaleToken, UnexpectedAnswer
 from soledad.model.blob import BlobInfo, BlobKey, SyncStatus
 from soledad.model.ids import DEFAULT, BlobId, Namespace
+from soledad.server.index import TOMBSTONE_LIFETIME, Index
+from soledad.server.processes import Alone
 from soledad.streams import BytesProducer
 from soledad.wire.container import Purpose
 from soledad.wire.listing import Page
@@ -288,6 +290,36 @@ class LossTests(HostileCase):
         if route.since is not None:
             raise StaleToken
         return page
+
+
+class AwayTests(TwoDevices):
+    """A device that comes back when the tombstones of what was deleted meanwhile have expired."""
+
+    def test_comes_back(self) -> None:
+        """It takes that for lost: it drops nothing, brings back what it has, and waits for what it has not."""
+        blobs = {"here": b"one", "evicted": b"two", "deleted": b"three"}
+        for blob_id, data in blobs.items():
+            self.put(data, blob_id)
+        self.sync()
+        self.now(self.there.blobs.evict("evicted"))
+        self.now(self.there.blobs.delete("deleted"))
+        self.put(b"four", "only", self.there)
+        for blob_id in ("here", "evicted"):
+            self.now(self.here.blobs.delete(blob_id))
+        self.sync(self.here)
+        self.server.clock.advance(TOMBSTONE_LIFETIME + 1)
+        index = Index(self.server._accounts._database, Alone(), self.server.clock.seconds, None)
+        self.assertEqual(self.now(index.expire()), 2)
+        self.sync(self.there, self.here)
+        left = {blob_id: self.status(blob_id, self.there) for blob_id in (*blobs, "only")}
+        self.assertEqual(left, {"here": S.SYNCED, "evicted": S.AWAITED, "deleted": None, "only": S.SYNCED})
+        self.assertEqual(self.read("here", self.here), b"one")
+        self.assertEqual(self.read("only", self.here), b"four")
+        # Deleted once more, it stays away, and everywhere.
+        self.now(self.here.blobs.delete("here"))
+        self.sync()
+        self.assertIsNone(self.status("here", self.there))
+        self.assertEqual(self.now(self.here.blobs.remote_count()), 1)
 
 
 class TombstoneTests(HostileCase):

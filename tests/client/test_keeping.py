@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from soledad import AttachmentStates, Document
+from soledad.client.interfaces import IRemoteBlobs
 from soledad.client.keeping import PAUSE
 from soledad.client.local import blobs, retention
 from soledad.client.remote.blobs import RemoteBlobs
@@ -22,8 +24,8 @@ from soledad.errors import (
     StorageFull,
 )
 from soledad.model.blob import BlobKey, SyncStatus
-from soledad.model.ids import ATTACHMENTS
-from soledad.streams import MemoryConsumer
+from soledad.model.ids import ATTACHMENTS, BlobId
+from soledad.streams import BytesProducer, MemoryConsumer
 from soledad.testing import make_store
 from tests.client.sync.homes import HomesTestCase
 
@@ -351,6 +353,22 @@ class BudgetTests(KeepingTestCase):
         self.set_budget(1)
         self.assertEqual(self.local(*docs), [True, False])
 
+    def test_unreadable(self) -> None:
+        """One that the disk does not give back is passed over."""
+        docs = [self.doc(number) for number in range(2)]
+        (file,) = {self.store._local.blobs.files.folder / name for name in self.files()} - self.known_files(docs[1])
+        file.unlink()
+        file.symlink_to(file.name)
+        self.set_budget(1)
+        self.assertEqual(self.local(*docs), [True, False])
+
+    def known_files(self, doc: Document) -> set[Path]:
+        """Return the file of a document's attachment."""
+        key = BlobKey(ATTACHMENTS, doc.attachments["default"].blob_id)
+        row = self.store._local.blobs.database.read_now(blobs.get, key)
+        assert row is not None
+        return {self.store._local.blobs.files.folder / str(row.file)}
+
     def test_offline(self) -> None:
         """Without the server nothing goes, and nothing is logged; an hour later there is another try."""
         doc = self.doc()
@@ -428,6 +446,53 @@ class BlobStoreTests(KeepingTestCase):
         self.now(store.fetch_missing())
         (known,) = self.now(store.list())
         self.assertEqual(known.status, S.SYNCED)
+
+    def evicted_and_lost(self) -> bytes:
+        """Evict a blob that the server loses then, which is noted; return what the server had."""
+        container = MemoryConsumer()
+        self.now(self.store.blobs.put("id", DATA))
+        self.now(self.store.blobs.send_missing())
+        self.now(self.store.blobs.evict("id"))
+        self.now(self.remote.read_blob(BlobId("id"), container))
+        self.now(self.remote.delete_blob(BlobId("id")))
+        self.now(self.store.blobs.sync())
+        self.assertEqual(self.now(self.store.blobs.list())[0].status, S.AWAITED)
+        return container.value()
+
+    @property
+    def remote(self) -> IRemoteBlobs:
+        """What the server has."""
+        assert self.store._server is not None
+        return self.store._server.blobs
+
+    def test_evicted_and_lost(self) -> None:
+        """What was evicted, and lost by the server then, is not asked for, even when the server has it again."""
+        container = self.evicted_and_lost()
+        asked: list[Any] = []
+        read_blob = RemoteBlobs.read_blob
+
+        def watched(remote: RemoteBlobs, *args: Any, **options: Any) -> Deferred[None]:
+            asked.append(args)
+            return read_blob(remote, *args, **options)
+
+        self.patch(RemoteBlobs, "read_blob", watched)
+        self.now(self.store.blobs.sync())
+        self.assertFalse(self.now(self.store.blobs._queue.is_waiting()))
+        self.assertEqual(asked, [])
+        self.now(self.remote.write_blob(BlobId("id"), BytesProducer(container)))
+        for _ in range(2):
+            self.now(self.store.blobs.sync())
+        self.assertEqual(self.now(self.store.blobs.list())[0].status, S.REMOTE)
+        with self.now(self.store.blobs.get("id")) as file:
+            self.assertEqual(file.read(), DATA)
+
+    def test_evicted_and_lost_but_wanted(self) -> None:
+        """It comes with a sync if it was pinned meanwhile."""
+        container = self.evicted_and_lost()
+        self.assertEqual(self.now(self.store.blobs.pin("id")), S.AWAITED)
+        self.now(self.remote.write_blob(BlobId("id"), BytesProducer(container)))
+        self.now(self.store.blobs.sync())
+        self.assertEqual(self.now(self.store.blobs.list())[0].status, S.SYNCED)
 
     def test_unknown(self) -> None:
         """What this device does not know is said so."""

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from soledad.client.interfaces import Spooled
 from soledad.client.local.files import BlobFiles
-from soledad.client.scratch import BATCH
+from soledad.client.scratch import BATCH, BUFFER
 from soledad.client.sealing import ContainerReader, RangeReader, Sealing, Verifying
 from soledad.crypto.container import Opener, Sealer, open_
 from soledad.deferreds import InPlace
@@ -150,6 +150,18 @@ class FileTests(SealingTestCase):
             ):
                 with self.assertRaises(InvalidSource, msg=repr(file)):
                     self.seal_file(file)
+
+    def test_lying_files(self) -> None:
+        """What a file says that it filled and cannot have is not sealed: it would be of something else."""
+        for count in (BATCH + 1, BUFFER):
+
+            class Lying(io.BytesIO):
+                def readinto(self, buffer: Any, count: int = count) -> int:
+                    """Say that it was more, once."""
+                    return count if super().readinto(buffer) else 0
+
+            with self.assertRaises(InvalidSource, msg=str(count)):
+                self.seal_file(Lying(b"data"))
 
     def test_failing(self) -> None:
         """An error of the file's own reaches the caller as it is."""

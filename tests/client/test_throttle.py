@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -69,10 +70,41 @@ class RateTests(ThrottleCase):
         """Who sends all at once waits as long as it may take."""
         self.rate.limit = 1024
         waiting = self.rate.wait(2048)
-        self.clock.advance(1.9)
+        self.clock.pump([0.5] * 3)
         self.assertNoResult(waiting)
-        self.clock.advance(0.2)
+        self.clock.advance(0.5)
         self.successResultOf(waiting)
+
+    def test_wait_beside_others(self) -> None:
+        """Who waits for much does not make the others wait for all of it, nor owe what does not go after all."""
+        self.rate.limit = 1024
+        waiting = self.rate.wait(1 << 20)
+        self.assertEqual(self.rate.spend(1024), 2.0)
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(2)
+        self.assertEqual(self.rate.spend(1024), 1.0)
+
+    def test_changed(self) -> None:
+        """Who waits when the limit changes waits as the new one says."""
+        for limit, seconds in ((2048, 1.0), (1024, 2.0), (4096, 0.5), (None, 0.0)):
+            self.setUp()
+            self.rate.limit = 1024
+            ended: list[bool] = []
+            self.rate.later(self.rate.spend(4096) - 2.0, lambda ended=ended: ended.append(True))
+            self.rate.limit = limit
+            self.assertEqual([call.getTime() for call in self.clock.getDelayedCalls()], [seconds])
+            self.clock.advance(seconds)
+            self.assertEqual(ended, [True])
+
+    def test_clock_goes_back(self) -> None:
+        """A clock that goes back by years makes nobody wait for years."""
+        self.clock.advance(1e9)
+        self.rate.limit = 1024
+        self.rate.spend(1024)
+        self.clock.rightNow = 5.0
+        self.assertEqual(self.rate.spend(1024), 2.0)
 
     def test_limits(self) -> None:
         """Less than a little is a mistake, and so is what is no number."""
@@ -132,11 +164,30 @@ class ValveTests(ThrottleCase):
         self.assertEqual(self.size(), 1024)
 
     def test_end(self) -> None:
-        """At the end of the producer all is passed on."""
+        """After the end of the producer what is held goes on as before, and then no timer is left."""
+        self.rate.limit = 4096
+        self.valve.write(bytes(4096))
+        self.valve.pauseProducing()
+        self.valve.unregisterProducer()
+        emptied = self.valve.emptied()
+        self.assertEqual(self.size(), 1024)
+        self.clock.pump([0.25] * 2)
+        self.assertNoResult(emptied)
+        self.clock.advance(0.25)
+        self.successResultOf(emptied)
+        self.assertEqual(self.size(), 4096)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_end_cancelled(self) -> None:
+        """Who does not wait for that any more gets nothing more."""
         self.rate.limit = 4096
         self.valve.write(bytes(4096))
         self.valve.unregisterProducer()
-        self.assertEqual(self.size(), 4096)
+        emptied = self.valve.emptied()
+        emptied.cancel()
+        self.failureResultOf(emptied, CancelledError)
+        self.clock.advance(60)
+        self.assertEqual(self.size(), 1024)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 

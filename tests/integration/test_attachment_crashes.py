@@ -104,6 +104,8 @@ class ServerKilledTests(TestCase):
         device = await open_device(Path(self.mktemp()), link.url, token)
         self.addCleanup(device.close)
         doc = await attached(device, noise(3 * MiB))
+        # The keyring is backed up first: what is answered next is the upload.
+        await device._keys.ready()
         answered = link.fail_after("stall", "down", 0)
         upload = doc.upload_attachment()
         await answered

@@ -307,6 +307,39 @@ loop.run_until_complete(main(loop))
 """
 
 
+#: Begins to open a store, and ends.
+IDLE = """
+import sys
+from soledad import Soledad
+opening = Soledad.open("user", "passphrase", data_dir=sys.argv[1])
+"""
+
+#: Ends in the middle: the reactor is left without a word to anybody, while more is being written.
+ABRUPT = """
+import sys
+from functools import partial
+from pathlib import Path
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
+from soledad.client.api import open_store
+from soledad.client.local.store import Workers
+from soledad.crypto.slots import HandedInKey
+from soledad.deferreds import ThreadWorker
+
+async def main():
+    workers = Workers.start(partial(ThreadWorker.start, reactor))
+    key = HandedInKey(bytes(range(32)))
+    store = await open_store(reactor, workers, "user", key, Path(sys.argv[1]), None)
+    blob_id = await store.blobs.put(None, bytes(1000000))
+    puts = [store.create_doc({}, str(number)) for number in range(300)]
+    print(blob_id, (await puts[0]).doc_id)
+    reactor.crash()
+
+ensureDeferred(main()).addErrback(print)
+reactor.run()
+"""
+
+
 class ScriptTests(LocalStoreTestCase):
     """Scripts that use a store, each a process of its own."""
 
@@ -322,6 +355,24 @@ class ScriptTests(LocalStoreTestCase):
         failed = self.run_script(FORGETFUL.replace('"doc")', "None)"), "fail")
         self.assertEqual(failed.returncode, 1)
         self.assertIn("and fails", failed.stdout + failed.stderr)
+
+    def test_never_run(self) -> None:
+        """A script that opens a store and never runs the reactor ends, too."""
+        done = self.run_script(IDLE)
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
+
+    async def test_abrupt(self) -> None:
+        """So does one that leaves a running reactor, closing nothing; what it was told is stored is there."""
+        done = self.run_script(ABRUPT)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        blob_id, doc_id = done.stdout.split()
+        store = await self.open()
+        try:
+            with await store.blobs.get(blob_id) as file:
+                self.assertEqual(file.read(), bytes(1000000))
+            self.assertIsNotNone(await store.get_doc(doc_id))
+        finally:
+            await store.close()
 
     def test_asyncio(self) -> None:
         """Under asyncio, Deferreds become Futures."""

@@ -8,6 +8,7 @@ are opaque here: who seals and opens them is `soledad.client.blobs`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from attrs import define, frozen
@@ -19,9 +20,9 @@ from soledad.client.local.database import Cursor, Database
 from soledad.client.local.durable import file_faults
 from soledad.client.local.files import BlobFiles, Spool, StoredContainer
 from soledad.deferreds import Worker, completed, deferred
-from soledad.errors import BlobExists, BlobNotFound
+from soledad.errors import BlobExists, BlobNotFound, StorageFailed, StorageFull
 from soledad.model.attachment import Pointer
-from soledad.model.blob import BlobKey, KnownBlob, Priority, Sealed, SyncEvent, SyncStatus, after
+from soledad.model.blob import BlobKey, KnownBlob, Priority, Sealed, SyncEvent, SyncStatus, after, is_taken
 from soledad.model.ids import ATTACHMENTS, BlobId, Namespace
 from soledad.wire.container import Layout, Purpose
 
@@ -106,8 +107,8 @@ def insert(
 def _put_again(
     cursor: Cursor, row: BlobRow, status: SyncStatus, sealed: Sealed, spooled: Spooled | None, priority: Priority
 ) -> None:
-    """Let something else take the id of a blob whose deletion has not reached the server yet."""
-    if row.status is not SyncStatus.PENDING_DELETE or spooled is None:
+    """Let something else take an id that is free: the deletion of what had it may not have reached the server yet."""
+    if is_taken(row.status, row.known.sealed) or spooled is None:
         raise BlobExists(row.known.key.blob_id, row.known.key.namespace)
     then = after(row.status, SyncEvent.PUT)
     if status is SyncStatus.LOCAL_ONLY:
@@ -115,10 +116,20 @@ def _put_again(
     cursor.execute(
         f"""
         UPDATE blob SET status = ?, priority = ?, length = ?, size = ?, header = ?,
-            replaces = coalesce(replaces, commitment), commitment = ?, etag = NULL, condemned = NULL, {IDLE}
+            replaces = CASE WHEN status = ? THEN coalesce(replaces, commitment) ELSE replaces END, commitment = ?,
+            etag = NULL, condemned = NULL, evicted = 0, pinned = 0, {IDLE}
         WHERE id = ?
         """,
-        (then.value, priority.value, sealed.length, sealed.size, sealed.header, sealed.commitment, row.id),
+        (
+            then.value,
+            priority.value,
+            sealed.length,
+            sealed.size,
+            sealed.header,
+            SyncStatus.PENDING_DELETE.value,
+            sealed.commitment,
+            row.id,
+        ),
     )
     _keep_bytes(cursor, row.id, spooled)
 
@@ -201,12 +212,24 @@ def lose(cursor: Cursor, files: set[str]) -> set[str]:
     rows = [_row(row) for row in cursor.execute(f"{_SELECT} WHERE file IS NOT NULL")]
     for row in rows:
         if row.file not in files:
-            status = after(row.status, SyncEvent.LOST)
-            cursor.execute("UPDATE blob SET status = ?, file = NULL WHERE id = ?", (status.value, row.id))
+            lose_one(cursor, row)
     partial = {row[0] for row in cursor.execute("SELECT partial FROM blob WHERE partial IS NOT NULL")}
     lost = [(name,) for name in partial - files]
     cursor.executemany("UPDATE blob SET partial = NULL, progress = 0 WHERE partial = ?", lost)
     return partial | {row.file for row in rows if row.file is not None}
+
+
+def lose_one(cursor: Cursor, lost: BlobRow) -> None:
+    """Note that a blob has lost its file, unless it is not the same any more; what is pinned comes back by itself."""
+    row = get(cursor, lost.known.key)
+    if row is None or row.file != lost.file:
+        return
+    status = after(row.status, SyncEvent.LOST)
+    cursor.execute("UPDATE blob SET status = ?, file = NULL WHERE id = ?", (status.value, row.id))
+    if status is SyncStatus.REMOTE:
+        wanted = after(status, SyncEvent.WANTED).value
+        query = "UPDATE blob SET status = ?, retry_at = coalesce(retry_at, 0) WHERE id = ? AND pinned = 1"
+        cursor.execute(query, (wanted, row.id))
 
 
 def compare(cursor: Cursor, referenced: set[BlobId]) -> tuple[set[BlobId], set[BlobId]]:
@@ -264,8 +287,14 @@ class LocalBlobs:
             return row.known, StoredContainer(len(inline), inline=inline)
         if row.file is None:
             raise BlobNotFound(key.blob_id, key.namespace)
-        # Once it is open, the caller must get it, to close it.
-        return row.known, await completed(self.worker.run(self._open_file, row))
+        try:
+            # Once it is open, the caller must get it, to close it.
+            return row.known, await completed(self.worker.run(self._open_file, row))
+        except BlobNotFound:
+            # What cannot be noted is found again by the next reading.
+            with suppress(StorageFailed, StorageFull):
+                await completed(self.database.write(lose_one, row))
+            raise
 
     def spool(self) -> Spool:
         """See `ILocalBlobs`."""
@@ -337,6 +366,9 @@ class LocalBlobs:
             try:
                 return StoredContainer(sealed.size, descriptor=self.files.open(row.file))
             except FileNotFoundError:
+                if not self.files.folder.is_dir():
+                    # That is no loss of this one file: all of them may be back in a moment.
+                    raise
                 raise BlobNotFound(key.blob_id, key.namespace) from None
 
 

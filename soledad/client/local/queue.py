@@ -101,9 +101,11 @@ def note_upload(cursor: Cursor, key: BlobKey, upload: str | None) -> None:
 
 
 def note_progress(cursor: Cursor, key: BlobKey, size: int, etag: str | None) -> None:
-    """Keep how far a transfer is."""
-    query = f"UPDATE blob SET progress = ?, etag = coalesce(?, etag) {_WHERE_KEY}"
-    cursor.execute(query, (size, etag, *_of(key)))
+    """Keep how far a download is; a blob that is here by now has none."""
+    waiting = [status for status in SyncStatus if not status.is_local]
+    where, values = _of_scope(waiting, key.namespace)
+    query = f"UPDATE blob SET progress = ?, etag = coalesce(?, etag) WHERE {where} AND blob_id = ?"
+    cursor.execute(query, (size, etag, *values, key.blob_id))
 
 
 def note_known(cursor: Cursor, key: BlobKey, sealed: Sealed, etag: str | None) -> None:
@@ -142,8 +144,8 @@ def _settle(cursor: Cursor, outcome: Outcome) -> SyncStatus | None:
     if row is None or row.sealed.commitment != outcome.commitment:
         return None
     status = TRANSITIONS.get((row.status, outcome.event))
-    if status is None:
-        # It was kept local, or deleted, while it was under way.
+    if status is None or status is SyncStatus.PENDING_DELETE:
+        # It was kept local, or deleted, while it was under way: what was asked for meanwhile is still to be done.
         return row.status
     cursor.execute(
         f"UPDATE blob SET status = ?, etag = coalesce(?, etag), {IDLE}, reason = ? {_WHERE_KEY}",
@@ -302,8 +304,9 @@ def _statuses(scope: Scope | None) -> list[SyncStatus]:
 def _worthwhile(scope: Scope | None) -> tuple[str, list[str]]:
     """Return a condition for the transfers of a scope that are worth the way, and its values."""
     where, values = _of_scope(_statuses(scope), None if scope is None else scope.namespace)
-    # What is condemned is not, unless it is to be deleted.
-    return f"{where} AND (condemned IS NULL OR status = ?)", [*values, SyncStatus.PENDING_DELETE.value]
+    # What is condemned is not, unless it is to be deleted; nor what was evicted, even if the server has lost it since.
+    there = "(condemned IS NULL OR status = ?) AND (evicted = 0 OR status != ?)"
+    return f"{where} AND {there}", [*values, SyncStatus.PENDING_DELETE.value, SyncStatus.AWAITED.value]
 
 
 def _of_scope(statuses: Sequence[SyncStatus], namespace: Namespace | None) -> tuple[str, list[str]]:

@@ -173,6 +173,8 @@ def evict(cursor: Cursor, key: BlobKey) -> tuple[SyncStatus, list[str]]:
     row = must_be_evictable(cursor, key)
     if not row.status.is_local:
         return row.status, []
+    # What was asked for before was for bytes that were to be here, or there.
+    cursor.execute("UPDATE blob SET retry_at = NULL WHERE id = ?", (row.id,))
     return blobs.change(cursor, key, SyncEvent.EVICTED), drop_bytes(cursor, key)
 
 

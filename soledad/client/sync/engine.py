@@ -7,6 +7,7 @@ How one blob crosses the wire is elsewhere; here is who goes when, and what is t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from attrs import define, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
@@ -32,6 +33,7 @@ TRANSFERS = 8
 _LEAST_PAUSE = 1.0
 
 _log = Logger()
+T = TypeVar("T")
 
 
 @define(eq=False)
@@ -122,9 +124,13 @@ class Engine(Holder):
         """Those that are under way, wait for their turn, or are held."""
         return list(self._transfers.values())
 
-    async def release(self, key: BlobKey) -> None:
-        """End what is under way with a blob, before something else happens to it."""
-        while (transfer := self._transfers.get(key)) is not None:
+    async def release(self, key: BlobKey, wholly: bool = True) -> None:
+        """
+        End what is under way with a blob, before something else happens to it.
+
+        :param wholly: also what goes together with others, which is waited for; it may take as long as all of them.
+        """
+        while (transfer := self._transfers.get(key)) is not None and (wholly or not transfer.together):
             ended = transfer.done.addCallbacks(lambda status: None, lambda failure: None)
             transfer.cancel()
             await ended
@@ -171,12 +177,22 @@ class Engine(Holder):
     # --- many -----------------------------------------------------------------------------------------
 
     async def _work(self, run: Run) -> None:
-        await gather([Deferred.fromCoroutine(self._lane(run)) for _ in range(TRANSFERS)])
-        for transfer in self.transfers:
-            # Somebody else began these.
-            if transfer.state is TransferState.RUNNING and run.scope.includes(transfer.key, transfer.direction):
+        await self._lanes(run)
+        while run.error is None and (others := self._others(run)):
+            for transfer in others:
                 await transfer.still()
+            # Of what was on its way something else may be asked for by now, such as to delete it.
+            run.over = False
+            await self._lanes(run)
         await self._conclude(run)
+
+    async def _lanes(self, run: Run) -> None:
+        await gather([Deferred.fromCoroutine(self._lane(run)) for _ in range(TRANSFERS)])
+
+    def _others(self, run: Run) -> list[Transfer]:
+        """Return what is meant, too, and somebody else began."""
+        running = [transfer for transfer in self.transfers if transfer.state is TransferState.RUNNING]
+        return [transfer for transfer in running if run.scope.includes(transfer.key, transfer.direction)]
 
     async def _conclude(self, run: Run) -> None:
         if run.error is None:
@@ -256,6 +272,8 @@ class Engine(Holder):
 
     async def _carry_together(self, work: list[tuple[Queued, Transfer]], run: Run) -> None:
         rows, direction = [row for row, _ in work], work[0][1].direction
+        for _, transfer in work:
+            transfer.together = True
         try:
             results = await self.carrying.carry_together(rows, direction)
         except SoledadError as error:
@@ -288,12 +306,20 @@ class Engine(Holder):
             await other.still()
         self._transfers[row.key] = transfer
         try:
-            status = await self._slots.run(self._latest, row, transfer)
+            status = await self._in_slot(row, transfer)
         except (SoledadError, CancelledError) as error:
             self._finished(row.key, transfer, error)
             raise
         self._finished(row.key, transfer, status)
         return status
+
+    async def _in_slot(self, row: Queued, transfer: Transfer) -> SyncStatus | None:
+        # Others may take hours: whoever ends it or holds it meanwhile does not wait for them.
+        await self._stoppable(row.key, transfer, self._slots.acquire())
+        try:
+            return await self._latest(row, transfer)
+        finally:
+            self._slots.release()
 
     async def _latest(self, row: Queued, transfer: Transfer) -> SyncStatus | None:
         """Carry it out as things are by now: another transfer may have done it."""
@@ -306,16 +332,23 @@ class Engine(Holder):
         return await self._watched(known, transfer)
 
     async def _watched(self, row: Queued, transfer: Transfer) -> SyncStatus | None:
+        carrying = Deferred.fromCoroutine(self._carried(row, transfer))
+        return await self._stoppable(row.key, transfer, carrying)
+
+    async def _carried(self, row: Queued, transfer: Transfer) -> SyncStatus | None:
+        if transfer.stopped is not None:
+            # While it waited for its turn.
+            raise CancelledError()
+        return await self.carrying.carry(row, transfer.direction, transfer.report)
+
+    async def _stoppable(self, key: BlobKey, transfer: Transfer, work: Deferred[T]) -> T:
+        """Wait for a part of a transfer, which the handle can end."""
         try:
-            if transfer.stopped is not None:
-                # While it waited for its turn.
-                raise CancelledError()
-            work = Deferred.fromCoroutine(self.carrying.carry(row, transfer.direction, transfer.report))
             transfer.runs_as(work)
             return await work
         except CancelledError:
             if transfer.stopped is TransferState.ENDED:
-                await completed(self._withdrawn(row.key, transfer))
+                await completed(self._withdrawn(key, transfer))
             raise
         finally:
             transfer.runs_as(None)

@@ -83,6 +83,7 @@ class Fetching:
     # --- small ones -----------------------------------------------------------------------------------
 
     async def _fetch_small(self, row: Queued, progress: Progress) -> Arrival:
+        await self.rate.wait(row.sealed.size)
         data, etag = await self._read(row.key, ByteRange(0, row.sealed.size))
         progress.total = len(data)
         arrival = await self.worker.run(self._verify, row, data)
@@ -162,7 +163,13 @@ class Fetching:
         consumer = WorkerConsumer(self.worker, take, self._budget)
         valve = Valve(consumer, self.rate)
         tags: list[str] = []
-        reading = self._blobs.read_blob(key.blob_id, valve, key.namespace, wanted, etag, tags.append)
+
+        async def read() -> None:
+            await self._blobs.read_blob(key.blob_id, valve, key.namespace, wanted, etag, tags.append)
+            # What came faster than it may is still to go on.
+            await valve.emptied()
+
+        reading = Deferred.fromCoroutine(read())
         # What fails verification ends the transfer: the rest is of no use.
         consumer.on_failure = lambda failure: reading.cancel()
         try:

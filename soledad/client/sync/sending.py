@@ -143,10 +143,13 @@ class Sending:
         row = await self._queue.look_up(known.key)
         if row is not None and row.upload is not None:
             try:
-                return row.upload, await self._uploads.offset(row.upload)
+                offset = await self._uploads.offset(row.upload)
+                if offset <= known.sealed.size:
+                    return row.upload, offset
             except UploadNotFound:
                 # It has expired, or has ended well, and the answer was lost.
-                await completed(self._queue.note_upload(known.key, None))
+                pass
+            await completed(self._queue.note_upload(known.key, None))
         upload = await self._uploads.create(known.key.blob_id, known.sealed.size, known.key.namespace)
         await completed(self._queue.note_upload(known.key, upload))
         return upload, 0

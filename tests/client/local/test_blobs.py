@@ -331,13 +331,15 @@ class LocalBlobsTests(SynchronousTestCase):
         self.successResultOf(self.put(b"x" * 200))
         (name,) = self.files.names()
         (self.files.folder / name).rename(self.files.folder / "away")
-        opening = self.blobs.open(KEY)
-        self.drain()
-        self.failureResultOf(opening, BlobNotFound)
         (self.files.folder / name).symlink_to(name)
-        opening = self.blobs.open(KEY)
-        self.drain()
-        self.failureResultOf(opening, StorageFailed)
+        for error in (StorageFailed, BlobNotFound):
+            opening = self.blobs.open(KEY)
+            self.drain()
+            self.failureResultOf(opening, error)
+            (self.files.folder / name).unlink(missing_ok=True)
+        known = self.successResultOf(self.blobs.get(KEY))
+        assert known is not None
+        self.assertIs(known.status, SyncStatus.AWAITED)
 
     def test_not_here(self) -> None:
         """A blob that is not here, or not known, cannot be opened."""

@@ -208,6 +208,15 @@ class OutcomeTests(QueueCase):
 class DeletingTests(QueueCase):
     """Deleting, and putting again."""
 
+    def test_while_under_way(self) -> None:
+        """A deletion that was asked for while the blob was on its way is still asked for when that ends."""
+        blob = self.add("a")
+        queue.delete(self.cursor, blob)
+        queue.ask(self.cursor, ALL, 5.0)
+        for event in (E.CONFIRMED, E.MISSED):
+            self.assertEqual(queue.settle(self.cursor, [Outcome(blob, ONE, event)]), [S.PENDING_DELETE])
+            self.assertEqual(self.due(5.0), "a")
+
     def test_deleted(self) -> None:
         """The bytes go at once, the row when the deletion was carried out; what it was is remembered."""
         blobs.insert(self.cursor, key("a"), S.SYNCED, sealed(), Spooled(100, file="file"))
