@@ -80,16 +80,16 @@ class RequestBody:
             return fail(self._failure)
         self._consumer, self._wanted = consumer, True
         held, self._held = self._held, []
+        if not self.complete:
+            if self._expected and not self._received:
+                self._channel.send_continue()
+            self._flowing = True
+            self._channel.flow(True)
+            self._watch_rate()
+        # Only now: with the first of it the consumer may ask for a pause.
         for data in held:
             consumer.write(data)
-        if self.complete:
-            return succeed(None)
-        if self._expected and not self._received:
-            self._channel.send_continue()
-        self._flowing = True
-        self._channel.flow(True)
-        self._watch_rate()
-        return self._done
+        return succeed(None) if self.complete else self._done
 
     def pauseProducing(self) -> None:
         """Let the client wait."""
