@@ -114,10 +114,11 @@ class BodyTests(StreamingTestCase):
         self.budget.take(self.budget.limit)
         consumer = WorkerConsumer(self.held, len, self.budget)
         consumer.registerProducer(body, True)
-        body.startProducing(consumer)
+        producing = body.startProducing(consumer)
         self.assertTrue(connection.paused)
         self.held.release()
         self.assertFalse(connection.paused)
+        self.assertNoResult(producing)
         body.stopProducing()
 
     def test_continue(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 from contextlib import suppress
+from typing import Any
 
 from attrs import define
 from twisted.internet.interfaces import IConsumer
@@ -82,9 +83,9 @@ def find_socket(consumer: IConsumer, length: int) -> int | None:
     return None
 
 
-async def send_file(worker: Worker, reader: FileReader, consumer: ISocketConsumer, socket: int) -> None:
+async def send_file(worker: Worker, reader: FileReader, consumer: Any, socket: int) -> None:
     """
-    Write a file to ``consumer``, and most of it past it, to its ``socket``.
+    Write a file to ``consumer``, an `ISocketConsumer`, and most of it past it, to its ``socket``.
 
     A piece goes through the consumer, which tells when it is gone, and there is room again; then as much as there is
     room for goes straight, and so on.  So it is the consumer alone that waits, and finds out that the client is gone.
