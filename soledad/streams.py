@@ -7,7 +7,9 @@ blocking function and writes to a consumer.  All streams of one client or server
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -28,6 +30,8 @@ PIECE, LEAST = 2 * 1024 * 1024, 16 * 1024
 SHARE = 3
 #: A consumer asks its producer to pause above HIGH bytes that wait to be handled, or less when buffers are scarce.
 HIGH = PIECE
+#: Batches that a consumer handles before others have the thread.
+TURN = 16
 #: Bytes that all streams together may hold before each of them gets less.
 BUDGET = 8 * 1024 * 1024
 #: Seconds between two reports of progress.
@@ -47,6 +51,8 @@ class Budget:
     """
 
     limit: int = BUDGET
+    #: Twice as many bytes stay with the C library when they are free.
+    kept: int = PIECE + LEAST
     used: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -54,9 +60,10 @@ class Budget:
         Let the C library keep the memory of buffers.
 
         glibc takes what is freed for a measure of what is needed again and again: above it, each piece would be fresh
-        memory from the system, which takes longer than what is done with the piece (mallopt(3), M_MMAP_THRESHOLD).
+        memory from the system, which takes longer than what is done with the piece, and above twice as much what is
+        free goes back there (mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD).
         """
-        bytes(PIECE + LEAST)
+        bytes(self.kept)
 
     @property
     def crowded(self) -> bool:
@@ -88,7 +95,8 @@ class WorkerConsumer:
     Hands the bytes that are written to it to a blocking function, one batch after the other.
 
     ``handle`` gets a list of pieces and runs in the worker, never twice at a time.  While it runs, what comes
-    gathers for the next batch, so batches are as large as the speed of both sides makes them.
+    gathers for the next batch, so batches are as large as the speed of both sides makes them.  The worker takes the
+    next batch by itself: it would wait for the reactor each time, which has enough to do.
     """
 
     _worker: Worker
@@ -96,7 +104,9 @@ class WorkerConsumer:
     _budget: Budget
     _producer: Any = field(default=None, init=False)
     _streaming: bool = field(default=True, init=False)
-    _pieces: list[bytes] = field(factory=list, init=False, repr=False)
+    #: What waits to be handled; the worker takes from it, too.
+    _pieces: deque[bytes] = field(factory=deque, init=False, repr=False)
+    #: Bytes that wait, or are being handled.
     _pending: int = field(default=0, init=False)
     _busy: bool = field(default=False, init=False)
     _paused: bool = field(default=False, init=False)
@@ -148,29 +158,52 @@ class WorkerConsumer:
     def _pump(self) -> None:
         if self._busy:
             return
-        if self._pieces and self._failure is None:
-            batch, self._pieces, self._busy = self._pieces, [], True
-            size = sum(map(len, batch))
-            unawaited(self._worker.run(self._handle, batch).addErrback(self._failed).addBoth(self._handled, size))
+        if self._failure is None and (batch := self._take()):
+            self._busy = True
+            unawaited(self._worker.run(self._work, batch).addErrback(self._failed).addBoth(self._rested))
         elif self._idle is not None:
             idle, self._idle = self._idle, None
             idle.callback(None) if self._failure is None else idle.errback(self._failure)
 
-    def _failed(self, failure: Failure) -> None:
-        self._failure = failure
-        self._drop()
-        self.on_failure(failure)
+    def _take(self) -> list[bytes]:
+        """Take all that waits: piece by piece, each of which one thread gets."""
+        batch: list[bytes] = []
+        with suppress(IndexError):
+            while True:
+                batch.append(self._pieces.popleft())
+        return batch
 
-    def _handled(self, ignored: object, size: int) -> None:
-        self._busy = False
+    def _work(self, batch: list[bytes]) -> None:
+        """Handle a batch, and what came meanwhile; in the worker."""
+        for _ in range(TURN - 1):
+            self._handle_one(batch)
+            batch = self._take()
+            if not batch:
+                return
+        self._handle_one(batch)
+
+    def _handle_one(self, batch: list[bytes]) -> None:
+        self._handle(batch)
+        self._worker.report(self._handled, sum(map(len, batch)))
+
+    def _handled(self, size: int) -> None:
         self._release(size)
-        self._pump()
-        if self._pending <= self._budget.waiting() // 2:
+        # At once, and not when little is left: what comes then takes a while, in which the worker would wait.
+        if self._pending <= self._budget.waiting():
             self._resume()
 
+    def _rested(self, ignored: object) -> None:
+        self._busy = False
+        self._pump()
+
+    def _failed(self, failure: Failure) -> None:
+        self._failure = failure
+        self._pieces.clear()
+        self._release(self._pending)
+        self.on_failure(failure)
+
     def _drop(self) -> None:
-        self._release(sum(map(len, self._pieces)))
-        self._pieces = []
+        self._release(sum(map(len, self._take())))
 
     def _release(self, size: int) -> None:
         self._pending -= size
@@ -206,7 +239,7 @@ class WorkerConsumer:
 
     def _wants_more(self) -> bool:
         pulls = self._producer is not None and not self._streaming
-        return pulls and not self._busy and self._failure is None and not self._ended
+        return pulls and not self._pending and self._failure is None and not self._ended
 
 
 async def pour(producer: IBodyProducer, consumer: WorkerConsumer, keep: bool = False) -> int:
@@ -502,6 +535,11 @@ class Gate:
     _closed: Deferred[None] | None = field(default=None, init=False)
     _work: Deferred[Any] | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
+
+    @property
+    def shut(self) -> bool:
+        """Whether the consumer wants nothing now."""
+        return self._closed is not None
 
     async def passed(self) -> None:
         """Wait until the consumer wants more. :raise ConnectionFailed: it has gone away."""

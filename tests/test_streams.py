@@ -24,6 +24,7 @@ from soledad.streams import (
     LEAST,
     PIECE,
     REPORT_INTERVAL,
+    TURN,
     Budget,
     BytesProducer,
     MemoryConsumer,
@@ -252,13 +253,35 @@ class WorkerConsumerTests(StreamCase):
 
     def test_pull_producer_waits(self) -> None:
         """A pull producer is not asked again while its last piece is being handled."""
-        producer, consumer = Pull(3), self.consumer()
+        producer, left = Pull(3), list[int]()
+        consumer = self.consumer(handle=lambda pieces: left.append(producer.left))
         producer.consumer = consumer
         consumer.registerProducer(producer, False)
-        self.assertEqual(producer.left, 2)
-        self.later.step()
-        self.assertEqual(producer.left, 1)
         self.later.finish()
+        self.assertEqual(left, [2, 1, 0])
+
+    def test_turn(self) -> None:
+        """The worker goes on with what came meanwhile, by itself, but not for ever."""
+        producer, turns = Pull(2 * TURN), list[int]()
+        consumer = self.consumer(handle=lambda pieces: turns.append(len(turns)))
+        producer.consumer = consumer
+        consumer.registerProducer(producer, False)
+        self.later.step()
+        self.assertEqual(len(turns), TURN)
+        self.later.step()
+        self.assertEqual(len(turns), 2 * TURN)
+        self.assertEqual(list(self.later.waiting), [])
+
+    def test_resumes_early(self) -> None:
+        """A producer goes on as soon as there is room, while the worker still has something to do."""
+        producer, resumed = Producer(), list[int]()
+        consumer = self.consumer(handle=lambda pieces: resumed.append(producer.told.count("resume")))
+        consumer.registerProducer(producer, True)
+        consumer.write(b"x")
+        consumer.write(bytes(HIGH))
+        self.assertEqual(producer.told, ["pause"])
+        self.later.finish()
+        self.assertEqual(resumed, [0, 1])
 
 
 class PourTests(StreamCase):

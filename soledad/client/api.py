@@ -35,6 +35,7 @@ from soledad.client.observers import Observer, Observers, Subscription
 from soledad.client.operations import Operations, local_operation, local_read, network_operation
 from soledad.client.queries import Queries
 from soledad.client.remote.connect import Server, check_server, connect
+from soledad.client.remote.connection import KEPT
 from soledad.client.sync.collect import Collector, Rounds
 from soledad.client.sync.documents import Parts
 from soledad.client.sync.keyring import KeyringWatch
@@ -813,7 +814,7 @@ async def open_store(
 
 def assemble(reactor: Any, workers: Workers, user: UserId, local: LocalStore, server: Server | None) -> Soledad:
     """Put the parts of a store together."""
-    operations, held, applying, budget = Operations(), Held(), Serial(), Budget()
+    operations, held, applying, budget = Operations(), Held(), Serial(), Budget(kept=KEPT)
     remote = None if server is None else server.blobs
     keys = Keys(local, None if server is None else server.keys, workers.files)
     if server is not None:

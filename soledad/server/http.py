@@ -39,6 +39,7 @@ from soledad.errors import (
 )
 from soledad.model.ids import UserId
 from soledad.server.auth import Authenticator
+from soledad.server.interfaces import ISocketConsumer
 from soledad.streams import BytesProducer, MemoryConsumer
 from soledad.wire.routes import PROTOCOL
 from soledad.wire.status import encode_error
@@ -295,7 +296,7 @@ def _body(request: Any) -> IBodyProducer:
     return BytesProducer(request.content.read()) if body is None else body
 
 
-@implementer(IConsumer)
+@implementer(ISocketConsumer)
 @define(eq=False)
 class _Outlet:
     """The body of an answer, for a producer: a client that is gone is an error, not a surprise."""
@@ -318,6 +319,15 @@ class _Outlet:
         """See `IConsumer`."""
         if not self._gone():
             self._request.write(data)
+
+    def socket(self) -> int | None:
+        """See `ISocketConsumer`."""
+        find = getattr(self._request, "socket", None)
+        return None if find is None or self._gone() else find()
+
+    def sent(self, size: int) -> None:
+        """See `ISocketConsumer`."""
+        self._request.sentLength += size
 
 
 def _version() -> str:

@@ -288,6 +288,21 @@ class IBlobsBackend(Interface):
         """
 
 
+class ISocketConsumer(IConsumer):
+    """A consumer of bytes that go to a socket just as they are written."""
+
+    def socket() -> int | None:
+        """
+        Return a descriptor of that socket, which the caller closes; `None`: there is none, or it is not so simple.
+
+        It may be written to whenever a producer is resumed, as then all that was written is gone, until the next
+        `write`; it does not block.
+        """
+
+    def sent(size: int) -> None:
+        """Count bytes that were written to the socket."""
+
+
 class IByteStore(Interface):
     """
     Where the bytes are, one run of them for each `Place`: the part of a backend that another engine replaces.

@@ -8,6 +8,7 @@ of its own.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -54,6 +55,8 @@ from soledad.streams import Budget
 BUFFERS = 6 * 1024 * 1024
 #: Threads for reading the index, and for files.
 READERS, FILE_THREADS = 4, 8
+#: Threads that move much data, and are never idle: one processor is left for the reactor, which would wait for it.
+STREAM_THREADS = max(1, min(FILE_THREADS, (os.cpu_count() or 1) - 1))
 #: Seconds that a thread may keep others from running Python code.
 SWITCH_INTERVAL = 0.0005
 #: Seconds between two rounds of tidying up.
@@ -128,6 +131,7 @@ class Workers:
     reads: ThreadWorker | InPlace = field(factory=InPlace)
     writes: ThreadWorker | InPlace = field(factory=InPlace)
     files: ThreadWorker | InPlace = field(factory=InPlace)
+    streams: ThreadWorker | InPlace = field(factory=InPlace)
 
     @classmethod
     def threads(cls, reactor: Any) -> Workers:
@@ -136,11 +140,12 @@ class Workers:
             ThreadWorker.start(reactor, READERS, "index-reads"),
             ThreadWorker.start(reactor, 1, "index-writes"),
             ThreadWorker.start(reactor, FILE_THREADS, "files"),
+            ThreadWorker.start(reactor, STREAM_THREADS, "streams"),
         )
 
     def close(self) -> None:
         """End the threads; nothing runs any more."""
-        for worker in (self.reads, self.writes, self.files):
+        for worker in (self.reads, self.writes, self.files, self.streams):
             worker.close()
 
 
@@ -166,7 +171,7 @@ def open_parts(
             opened.callback(processes.close)
         opened.pop_all()
     index = Index(database, processes, clock, default_quota)
-    store = FileBytes(folder.blobs, workers.files, budget, clock=clock)
+    store = FileBytes(folder.blobs, workers.files, budget, clock=clock, streams=workers.streams)
     records = Records(database, default_quota, clock)
     return Parts(BlobsBackend(index, store), Accounts(database, clock), records, database, processes)
 

@@ -10,6 +10,7 @@ Only HTTP/1.1: in HTTP/2 these hooks do not exist.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -18,6 +19,7 @@ from attrs import define, field
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IDelayedCall, IHalfCloseableDescriptor, IPushProducer
 from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Connection
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
@@ -183,6 +185,10 @@ class StreamingRequest(Request):
         else:
             self.body.ended()
 
+    def socket(self) -> int | None:
+        """Return a new descriptor of the socket, if the body of the answer goes there as it is."""
+        return self.channel.socket() if self.responseHeaders.hasHeader(b"content-length") else None
+
     def connectionLost(self, reason: Failure) -> None:
         """Tell who answers, and the body: in this order, or an answer would still be tried."""
         super().connectionLost(reason)
@@ -253,6 +259,14 @@ class StreamingChannel(HTTPChannel):
             # A pause of ours is not the client's idleness.
             self.setTimeout(self.timeOut if on else None)
             (self._networkProducer.resumeProducing if on else self._networkProducer.pauseProducing)()
+
+    def socket(self) -> int | None:
+        """Return a new descriptor of the socket, if what is written goes there as it is."""
+        # TLS is another transport, on top of this one.
+        if not isinstance(self.transport, Connection):
+            return None
+        # Its own: the transport's may be closed, and its number be another's, while somebody writes.
+        return os.dup(self.transport.fileno())
 
     def send_continue(self) -> None:
         """Tell the client to send the body."""

@@ -37,6 +37,7 @@ from soledad.streams import BytesProducer
 from soledad.wire.container import Purpose
 from tests.client.test_blob_store import INLINE, TwoDevices, noise
 from tests.client.test_blobs import bytes_carried, steps
+from tests.workers import HeldWorker
 
 S = SyncStatus
 #: Sent and fetched by itself, and so that the rest can follow.
@@ -79,6 +80,26 @@ class EngineCase(TwoDevices):
     def on_server(self, data: bytes, blob_id: str) -> None:
         """Let the server have something that nobody sealed."""
         self.now(self.server.connect("alice").blobs.write_blob(BlobId(blob_id), BytesProducer(data), DEFAULT))
+
+
+class ThreadTests(EngineCase):
+    """Where the work is done."""
+
+    def test_large_ones(self) -> None:
+        """A large blob is verified where streams are: who waits for a file does not wait for it."""
+        self.put(noise(MEDIUM))
+        self.now(self.here.blobs.send_missing())
+        engine = self.there.blobs._blobs._engine
+        assert engine is not None
+        streams = engine.carrying.fetching._mover = HeldWorker()
+        fetching = self.there.blobs.fetch_missing()
+        self.server.flush()
+        self.assertNoResult(fetching)
+        while streams.waiting:
+            streams.step()
+            self.server.flush()
+        self.now(fetching)
+        self.assertIs(self.status(device=self.there), S.SYNCED)
 
 
 class RetryTests(EngineCase):

@@ -128,6 +128,51 @@ class InProcessTests(ServerTestCase):
         await deferToThread(exchange)
 
     @deferred
+    async def test_straight_to_the_socket(self) -> None:
+        """The system sends most of a large answer by itself; what is asked for behind it comes behind it."""
+        service = self.serve()
+        files, logged = _CountingFiles(), list[int]()
+        self.patch(service._site, "log", lambda request: logged.append(request.sentLength))
+        self.patch(service._parts.backend.store, "_files", files)
+        data = os.urandom(3_000_000)
+
+        def exchange() -> None:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=seconds(20)) as connection:
+                connection.sendall(self.put(data))
+                self.assertEqual(status(read_answer(connection)), 201)
+                part = self.head(f"GET {PATH}", Range="bytes=1-2000000")
+                connection.sendall(self.head(f"GET {PATH}") + part + self.head("GET /", Connection="close"))
+                with connection.makefile("rb") as answers:
+                    for body in (data, data[1:2_000_001]):
+                        while answers.readline() != b"\r\n":
+                            pass
+                        self.assertEqual(answers.read(len(body)), body)
+                    self.assertEqual(answers.readline(), b"HTTP/1.1 200 OK\r\n")
+
+        await deferToThread(exchange)
+        self.assertGreater(files.sent, 2_500_000)
+        self.assertEqual(logged[1:3], [3_000_000, 2_000_000])
+
+    @deferred
+    async def test_slow_reader(self) -> None:
+        """A client that reads nothing keeps nobody waiting, and when it goes, nothing of it is left."""
+        service = self.serve()
+        stored = await deferToThread(talk, self.port, self.put(bytes(QUOTA - 100_000)))
+        self.assertEqual(status(stored), 201)
+        before = len(os.listdir("/dev/fd"))
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", self.port))
+            connection.sendall(self.head(f"GET {PATH}"))
+            await self.until(lambda: len(os.listdir("/dev/fd")) >= before + 3)
+            for _ in range(20):
+                answer = await deferToThread(talk, self.port, self.head(f"GET {PATH}", Range="bytes=0-999999"))
+                self.assertEqual(status(answer), 206)
+            self.assertTrue(service._root._running)
+        await service._root.idle()
+        await self.until(lambda: len(os.listdir("/dev/fd")) <= before)
+
+    @deferred
     async def test_refused_before_the_body(self) -> None:
         """A client that has sent nothing but the head, or sends on and on, gets the answer."""
         self.serve()
@@ -239,6 +284,18 @@ class InProcessTests(ServerTestCase):
             with open(path, "wb") as file:
                 file.write(data)
         return paths
+
+
+class _CountingFiles(Files):
+    """Counts what the system sends by itself."""
+
+    sent = 0
+
+    def send(self, file: int, socket: int, size: int, start: int) -> int:
+        """See `Files`."""
+        sent = super().send(file, socket, size, start)
+        self.sent += sent
+        return sent
 
 
 class _SlowFiles(Files):

@@ -20,8 +20,10 @@ from soledad.server.streaming import (
     RATE_SECONDS,
     SMALL_READ,
     STALL_SECONDS,
+    RequestBody,
+    StreamingRequest,
 )
-from soledad.streams import HIGH, BytesProducer
+from soledad.streams import HIGH, BytesProducer, WorkerConsumer
 from tests.server.support import USER, Connection, HeldWorker, ServerTestCase, code, content, head, headers, status
 
 PUT = f"PUT /blobs/{USER}/x"
@@ -118,6 +120,22 @@ class BodyTests(StreamingTestCase):
         self.assertTrue(connection.paused)
         self.held.release()
         self.assertFalse(connection.paused)
+
+    def test_pause_at_once(self) -> None:
+        """Who pauses when it gets what had come before it was there, is given no more."""
+        connection = self.connect()
+        body = RequestBody(connection.channel, 1000)
+        connection.channel.flow(False)
+        body.received(b"x")
+        self.budget.take(self.budget.limit)
+        consumer = WorkerConsumer(self.held, len, self.budget)
+        consumer.registerProducer(body, True)
+        producing = body.startProducing(consumer)
+        self.assertTrue(connection.paused)
+        self.held.release()
+        self.assertFalse(connection.paused)
+        self.assertNoResult(producing)
+        body.stopProducing()
 
     def test_continue(self) -> None:
         """Who waits to be told to go on is told when nothing speaks against the upload, not before."""
@@ -291,3 +309,20 @@ class EndTests(StreamingTestCase):
         self.successResultOf(quiet)
         self.assert_nothing_kept()
         self.assertIs(self.site.buildProtocol(None), None)
+
+
+class SocketTests(ServerTestCase):
+    """When an answer may go to the socket past the connection."""
+
+    def test_needs_a_length(self) -> None:
+        """What is sent in chunks has to go through the connection, which says where each of them ends."""
+        channel = self.connect().channel
+        self.patch(channel, "socket", lambda: 7)
+        request = StreamingRequest(channel, False)
+        self.assertIsNone(request.socket())
+        request.setHeader(b"content-length", b"5")
+        self.assertEqual(request.socket(), 7)
+
+    def test_needs_a_socket(self) -> None:
+        """A transport that is none is written to."""
+        self.assertIsNone(self.connect().channel.socket())

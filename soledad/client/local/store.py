@@ -37,7 +37,8 @@ class Workers:
 
     #: Files, sealing, key derivation.
     files: Threads
-    #: What streams read ahead: one thread, as the C library keeps memory for each that makes large pieces.
+    #: What streams read ahead, and what becomes of what they bring: one thread, as the C library keeps memory for each
+    #: that makes large pieces, and the reactor waits for a processor when several are never idle.
     streams: Threads
     #: For each database one that writes and one that reads.
     documents: tuple[Threads, Threads]

@@ -25,8 +25,12 @@ from soledad.deferreds import unawaited
 from soledad.errors import TransferTimeout, UnexpectedAnswer, WrongLength
 from soledad.wire.events import EVENT_STREAM
 
-#: Bytes that are read from a socket or sent at a time; and those of a body that wait there when its source is to pause.
-READ_SIZE, WRITE_BUFFER = 512 * 1024, 64 * 1024
+#: Bytes that are read from a socket at a time.  For each of these pieces Python has as much to do as for a small one.
+READ_SIZE = 1024 * 1024
+#: Bytes that are sent at a time; and those of a body that wait there when its source is to pause.
+SEND_SIZE, WRITE_BUFFER = 512 * 1024, 64 * 1024
+#: Bytes of the pieces of one body that may be free for a moment, before the next ones come.
+KEPT = 4 * READ_SIZE
 #: The longest head of an answer, in bytes.
 HEAD_LIMIT = 64 * 1024
 #: Fewer bytes than these in a time-out's span are standing still.
@@ -114,7 +118,7 @@ class Connection(ProtocolWrapper):
         self._below = transport
         # Below TLS.
         self._socket = getattr(transport, "transport", transport)
-        self._socket.bufferSize = self._socket.SEND_LIMIT = READ_SIZE
+        self._socket.bufferSize, self._socket.SEND_LIMIT = READ_SIZE, SEND_SIZE
         self._keeper.opened(self)
         super().makeConnection(transport)
 

@@ -43,6 +43,8 @@ class Fetching:
     _stream: IRemoteStream
     _keyring: Keyring
     worker: Worker
+    #: Where large ones are verified and written as they come.
+    _mover: Worker
     _budget: Budget
     rate: Rate
     _scratch: Scratch = field(factory=Scratch, init=False)
@@ -160,7 +162,7 @@ class Fetching:
 
     async def _receive(self, key: BlobKey, take: Any, wanted: ByteRange, etag: str | None) -> str | None:
         """Let ``take`` have what comes; return the tag."""
-        consumer = WorkerConsumer(self.worker, take, self._budget)
+        consumer = WorkerConsumer(self._mover, take, self._budget)
         valve = Valve(consumer, self.rate)
         tags: list[str] = []
 

@@ -41,7 +41,7 @@ class Here:
     local: ILocalBlobs
     queue: IBlobQueue
     keyring: Keyring = field(repr=False)
-    #: For files and for what streams read.
+    #: For files, and for what streams read and bring.
     worker: Worker
     reader: Worker
     budget: Budget
@@ -65,7 +65,9 @@ class Remote:
         sending = Sending(
             here.local, here.queue, blobs, server.uploads, server.stream, here.worker, here.reader, here.budget, up
         )
-        fetching = Fetching(here.local, here.queue, blobs, server.stream, here.keyring, here.worker, here.budget, down)
+        fetching = Fetching(
+            here.local, here.queue, blobs, server.stream, here.keyring, here.worker, here.reader, here.budget, down
+        )
         deleting = Deleting(here.queue, blobs, here.keyring)
         carrying = Carrying(here.reactor, here.local, here.queue, sending, fetching, deleting, here.chance)
         engine = Engine(here.operations, here.reactor, here.worker, here.queue, carrying, here.chance)

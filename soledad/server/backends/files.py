@@ -124,6 +124,10 @@ class Files:
         """Read up to ``size`` bytes."""
         return os.pread(file, size, start)
 
+    def send(self, file: int, socket: int, size: int, start: int) -> int:
+        """Let the system pass up to ``size`` bytes from a file to a socket; return how many there was room for."""
+        return os.sendfile(socket, file, start, size)
+
     def remove(self, path: str) -> None:
         """Remove a file, complete or not, and its folder if that was the last in it."""
         for name in (path, path + PART):

@@ -15,7 +15,7 @@ from hashlib import sha256
 from time import time
 from typing import Any, TypeVar
 
-from attrs import define, field
+from attrs import Factory, define, field
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IConsumer
 from twisted.web.iweb import IBodyProducer
@@ -27,6 +27,7 @@ from soledad.server.backends.batch import FileBatch
 from soledad.server.backends.files import Files, walk
 from soledad.server.backends.naming import ASIDE, PART, file_name, folders_of, parse_path
 from soledad.server.backends.parts import Digests, FilePart
+from soledad.server.backends.reading import FileReader, find_socket, send_file
 from soledad.server.faults import storage_errors
 from soledad.server.interfaces import Found, IByteStore, IPart, Place, Stored
 from soledad.streams import Budget, WorkerConsumer, WorkerProducer, pour, send
@@ -50,6 +51,8 @@ class FileBytes:
     _files: Files = field(factory=Files)
     #: Unix time, seconds.
     _clock: Callable[[], float] = time
+    #: Where much data is written, or sent.
+    _streams: Worker = field(default=Factory(lambda self: self._worker, takes_self=True))
     _durable: dict[str, None] = field(factory=dict, init=False)
     _digests: Digests = field(factory=Digests, init=False)
 
@@ -58,7 +61,7 @@ class FileBytes:
         """See `IByteStore`."""
         draft = _Draft(self, place)
         try:
-            await pour(producer, WorkerConsumer(self._worker, draft.write, self._budget))
+            await pour(producer, WorkerConsumer(self._streams, draft.write, self._budget))
             return await self._worker.run(draft.publish)
         except BaseException:
             await completed(self._worker.run(draft.abandon))
@@ -73,7 +76,7 @@ class FileBytes:
         batch = FileBatch(self._files, self._root, wanted, self._durable)
         try:
             await self._run(batch.begin)
-            consumer = WorkerConsumer(self._worker, partial(_translating, batch.write), self._budget)
+            consumer = WorkerConsumer(self._streams, partial(_translating, batch.write), self._budget)
             await pour(producer, consumer)
             stored = await self._run(batch.publish)
         except BaseException:
@@ -109,11 +112,19 @@ class FileBytes:
     async def read(self, place: Place, consumer: IConsumer, start: int, length: int) -> None:
         """See `IByteStore`."""
         reader = await self._worker.run(self._open, place, start, length)
-        producer = WorkerProducer(self._worker, reader.read, self._budget, length, close=reader.close)
-        try:
-            await send(producer, consumer)
-        finally:
-            await producer.stopped()
+        socket = find_socket(consumer, length)
+        if socket is None:
+            producer = WorkerProducer(self._streams, reader.read, self._budget, length, close=reader.close)
+            try:
+                await send(producer, consumer)
+            finally:
+                await producer.stopped()
+        else:
+            try:
+                await send_file(self._streams, reader, consumer, socket)
+            finally:
+                os.close(socket)
+                await completed(self._worker.run(reader.close))
 
     def size(self, place: Place) -> Deferred[int]:
         """See `IByteStore`."""
@@ -157,7 +168,7 @@ class FileBytes:
                 file = self._open_part(path)
             except BlockingIOError as error:
                 raise UploadBusy(place.upload) from error
-        return FilePart(self._files, self._worker, self._budget, self._digests, place, path, file)
+        return FilePart(self._files, self._worker, self._streams, self._budget, self._digests, place, path, file)
 
     def _open_part(self, path: str) -> int:
         try:
@@ -166,9 +177,9 @@ class FileBytes:
             # A process was killed after the last byte and before the blob was there; or is just there.
             return self._files.open_part(path)
 
-    def _open(self, place: Place, start: int, length: int) -> _Reader:
+    def _open(self, place: Place, start: int, length: int) -> FileReader:
         with storage_errors(place):
-            return _Reader(self._files, self._files.open(self.path(place)), start, start + length)
+            return FileReader(self._files, self._files.open(self.path(place)), start, start + length)
 
     def _size(self, place: Place) -> int:
         with storage_errors(place):
@@ -319,24 +330,3 @@ class _Draft:
     @property
     def _files(self) -> Files:
         return self._store._files
-
-
-@define(eq=False)
-class _Reader:
-    """A file that is open for reading, and how far it was read."""
-
-    _files: Files
-    _file: int
-    _start: int
-    _stop: int
-
-    def read(self, size: int) -> bytes:
-        """Return the next bytes, none at the end."""
-        with storage_errors():
-            data = self._files.read(self._file, min(size, self._stop - self._start), self._start)
-        self._start += len(data)
-        return data
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)

@@ -63,6 +63,7 @@ class FilePart:
 
     _files: Files
     _worker: Worker
+    _streams: Worker
     _budget: Budget
     _digests: Digests
     _place: Place
@@ -90,7 +91,7 @@ class FilePart:
         """See `IPart`."""
         self._check, self._on_durable = digest, on_durable
         try:
-            await pour(producer, WorkerConsumer(self._worker, self._write, self._budget), keep=True)
+            await pour(producer, WorkerConsumer(self._streams, self._write, self._budget), keep=True)
         except BaseException:
             await completed(self._keep_what_came())
             raise
