@@ -290,6 +290,8 @@ def hold_back(cursor: Cursor, found: Sequence[tuple[Problem, DocId]], same: Sequ
     """
     for problem, doc_id in found:
         put_problem(cursor, problem, doc_id)
+        # A record that never was good tells not which document it stands in the way of.
+        cursor.execute("UPDATE sync_record SET doc_id = ? WHERE name = ?", (doc_id, bytes.fromhex(problem.name)))
     cursor.executemany("DELETE FROM sync_outgoing WHERE doc_id = ? AND generation <= ?", same)
 
 
@@ -331,6 +333,7 @@ def settle(cursor: Cursor, now: Standing) -> None:
     cursor.execute(query)
     rows = cursor.execute("SELECT doc_id, generation FROM sync_sent").fetchall()
     cursor.executemany("DELETE FROM sync_outgoing WHERE doc_id = ? AND generation <= ?", rows)
+    cursor.execute("DELETE FROM sync_problem WHERE name IN (SELECT name FROM sync_sent)")
     _tell(cursor)
     forget(cursor)
     stand(cursor, now)

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from soledad.client.documents import Documents
 from soledad.client.interfaces import IJournal, IRemoteDocuments
 from soledad.client.sync.plan import PagePlan, PushPlan, plan_comparison, plan_page, plan_push
-from soledad.client.sync.watch import Verdict, as_error, found_in, judge
+from soledad.client.sync.watch import Verdict, as_error, found_in, is_given_up, judge
 from soledad.crypto import checkpoint as checkpoints
 from soledad.crypto.checkpoint import Checkpoint, Commit, KeyringMark, open_checkpoint, seal_checkpoint
 from soledad.crypto.keyring import Keyring, OpenKeyring
@@ -213,7 +213,7 @@ class Exchange:
                 return
             await self._retry()
             verdict = self._judge(head, self._standing.digest)
-            suspicious = verdict.found | found_in(self._problems.values())
+            suspicious = verdict.found | found_in(self._problems.values(), self._is_stated(head))
             if not compared and (suspicious or verdict.has_restarted or self._standing.restarting):
                 compared = True
                 await self._compare()
@@ -280,7 +280,7 @@ class Exchange:
     @property
     def _is_well(self) -> bool:
         """Whether there is nothing to be looked at again if the head is the one that was accepted last."""
-        aside = any(one.reason is not Reason.TOO_BIG for one in self._problems.values())
+        aside = any(one.reason is not Reason.TOO_BIG and not is_given_up(one) for one in self._problems.values())
         return not aside and not self._standing.restarting and self._claimed == self._standing.digest
 
     @property
@@ -292,6 +292,10 @@ class Exchange:
         device from which something is withheld would state that there is no such thing.
         """
         return self._standing.digest if self._known is None else self._known.digest
+
+    def _is_stated(self, head: Found) -> bool:
+        """Tell whether the records, whatever they are, are those that a checkpoint speaks of."""
+        return head.checkpoint is not None and head.checkpoint.digest == self._standing.digest
 
     async def _take(self, records: Sequence[SealedRecord], cursor: str) -> None:
         """Take records, and go on behind them."""
@@ -306,10 +310,8 @@ class Exchange:
         if plan.arrivals or now != self._standing:
             await self._parts.documents.apply_by(lambda: self._parts.journal.take(plan.arrivals, now))
             self._standing = now
-            for one in plan.arrivals:
-                self._problems.pop(one.name, None)
-                if one.problem is not None:
-                    self._problems[one.name] = one.problem
+            if aside or self._problems:
+                self._problems = {one.name: one for one in await self._parts.journal.problems()}
         self._progress.add(sum(len(record.data) for record in records))
         self._go_on()
 
@@ -359,6 +361,8 @@ class Exchange:
         if page.head.tag != self._listed[1]:
             raise PreconditionFailed()
         await self._detect({IncidentKind.STATE_DIFFERS}, Found(page.head, None))
+        # Not even of a server that was restored.
+        raise as_error({IncidentKind.STATE_DIFFERS})
 
     async def _open(self, sealed: SyncHead) -> Found:
         """Open a checkpoint; with a newer keyring, if it takes one or speaks of one."""
@@ -453,11 +457,19 @@ class Exchange:
 
     async def _replace(self) -> None:
         """Let what is here of documents go out in the place of records that nothing can be made of."""
-        # Who was only told of the restart may yet be given a key.
-        reasons = {Reason.FORGED, Reason.UNKNOWN_KEY} if self._standing.restarting else {Reason.FORGED}
+        reasons = self._replaceable
         names = [name for name, one in self._problems.items() if one.reason in reasons]
         for name in await self._parts.journal.replace(names) if names else ():
             del self._problems[name]
+
+    @property
+    def _replaceable(self) -> frozenset[Reason]:
+        """Why records are set aside in whose place a document that is here may go out."""
+        if self._standing.restarting:
+            return frozenset((Reason.FORGED, Reason.UNKNOWN_KEY))
+        # Who was only told of the restart may yet be given a key.
+        is_stated = self._known is not None and self._known.digest == self._standing.digest
+        return frozenset((Reason.FORGED,) if self._lenient or is_stated else ())
 
     async def _list(self) -> tuple[dict[RecordName, bytes], Found]:
         """Return the names and hashes of all records, and the head that they are of."""
@@ -485,7 +497,7 @@ class Exchange:
         """
         Note what was found.
 
-        :raise TamperingDetected: the policy is not to go on.
+        :raise TamperingDetected: the policy is not to go on, and nobody said that the server was restored.
         """
         kinds = set(found)
         if not kinds:
@@ -510,7 +522,7 @@ class Exchange:
         self._untold = self._untold or bool(new)
         for incident in new:
             _log.critical("The server does not tell the truth: {kind}", kind=incident.kind.name, name=incident.name)
-        if self._look.policy is not TamperPolicy.WARN:
+        if self._look.policy is not TamperPolicy.WARN and not self._standing.restarting:
             raise as_error(kinds)
 
     async def _accept(self, head: Found, verdict: Verdict) -> None:
@@ -598,6 +610,8 @@ class Exchange:
             )
             await self._parts.journal.settle(now)
             self._standing, self._known, self._pending = now, _decoded(pending.checkpoint), None
+            for record in push.records:
+                self._problems.pop(record.name, None)
             self._progress.add(sum(len(record.data) for record in push.records))
             self._go_on()
 
@@ -628,6 +642,7 @@ class Exchange:
         keyring = self._keyring
         named = await self._parts.worker.run(_named, keyring, outgoing)
         known = await self._parts.journal.known([name for name, _ in named])
+        in_no_way = self._replaceable | {Reason.TOO_BIG}
         return await self._parts.worker.run(
             plan_push,
             named,
@@ -637,7 +652,7 @@ class Exchange:
             keyring.digest_key,
             partial(_sealed, keyring),
             PUSH_LIMIT - CHECKPOINT_LIMIT - 64,
-            [one for one in self._problems.values() if one.reason is not Reason.TOO_BIG],
+            [one for one in self._problems.values() if one.reason not in in_no_way],
         )
 
     async def _seal(self, plan: PushPlan) -> tuple[Pending, Push]:
