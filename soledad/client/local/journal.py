@@ -290,8 +290,6 @@ def hold_back(cursor: Cursor, found: Sequence[tuple[Problem, DocId]], same: Sequ
     """
     for problem, doc_id in found:
         put_problem(cursor, problem, doc_id)
-        # A record that never was good tells not which document it stands in the way of.
-        cursor.execute("UPDATE sync_record SET doc_id = ? WHERE name = ?", (doc_id, bytes.fromhex(problem.name)))
     cursor.executemany("DELETE FROM sync_outgoing WHERE doc_id = ? AND generation <= ?", same)
 
 

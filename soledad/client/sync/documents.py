@@ -610,8 +610,6 @@ class Exchange:
             )
             await self._parts.journal.settle(now)
             self._standing, self._known, self._pending = now, _decoded(pending.checkpoint), None
-            for record in push.records:
-                self._problems.pop(record.name, None)
             self._progress.add(sum(len(record.data) for record in push.records))
             self._go_on()
 

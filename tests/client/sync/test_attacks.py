@@ -435,6 +435,18 @@ class InventedTests(HostileTestCase):
             self.assertEqual([self.content(store, f"mine-{at}") for at in range(3)], [{"n": at} for at in range(3)])
         self.all_is_well()
 
+    def test_own_document_later(self) -> None:
+        """A device that comes later, with a document of that name, need not say anything for that to go out."""
+        (late, *_) = strangers = [self.another(), self.another()]
+        self.invented = record_name(late._local.keyring.keyring.names_key, DocId("settings"))
+        self.evil.invent(self.invented, self.forged())
+        self.now(self.stores[2].accept_server_restore())
+        self.put(late, "settings", {"n": 1})
+        self.sync(late, *self.stores, *strangers)
+        for store in (*self.stores, *strangers):
+            self.assertEqual(self.content(store, "settings"), {"n": 1})
+            self.assertNotIn(self.invented, [one.name for one in self.now(store.sync_problems())])
+
     def test_stated_by_another(self) -> None:
         """What a device went on with, which was shown a bad checkpoint as well, is no excuse for who knows better."""
         self.put(self.one, "b", {"n": 2})
