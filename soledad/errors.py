@@ -421,6 +421,13 @@ class KeyringNotFound(StorageError):
 
 
 @frozen(str=False)
+class TooManyDevices(StorageError):
+    """More devices have written than a history can tell apart: this one can only read."""
+
+    limit: int
+
+
+@frozen(str=False)
 class StaleToken(StorageError):
     """The list's token is from before a restore or a repair: compare in full."""
 

@@ -529,6 +529,7 @@ class Soledad:
         :raise ServerRolledBack: likewise; it shows an older state.  See `accept_server_restore`.
         :raise UnknownKey: the server's state was sealed with keys of a newer keyring.
         :raise QuotaExceeded: the server has no room for what is to be sent.
+        :raise TooManyDevices: so many have written that this one can only read.  See `accept_server_restore`.
         :raise TransferError: the exchange failed; a `RetriableTransferError` is worth another try.
         """
         return await self._syncs.sync(progress)
@@ -615,6 +616,7 @@ class Soledad:
         Say that the server was restored from a backup, and sync: what it lost is sent again.
 
         Only a person can know.  Other devices take what went back without an alarm then, and tell of the restart.
+        Where too many devices have written, this makes room: those that were silent the longest have to be met anew.
 
         :return: as `sync`, whose errors it has.
         """

@@ -35,6 +35,7 @@ from soledad.errors import (
     QuotaExceeded,
     SoledadError,
     StaleToken,
+    TooManyDevices,
     UnexpectedAnswer,
     UnknownKey,
 )
@@ -153,6 +154,7 @@ class Exchange:
         :raise TamperingDetected: the server does not tell the truth, and the policy is not to go on with it.
         :raise UnknownKey: the checkpoint is sealed under a key that only a newer keyring has.
         :raise PreconditionFailed: other devices were quicker each time.
+        :raise TooManyDevices: what the others have is here; what is here cannot be sent.
         """
         generation = None
         for attempt in range(ATTEMPTS):
@@ -661,6 +663,8 @@ class Exchange:
         now = self._parts.now()
         commit = Commit(self._standing.count + 1, urandom(16).hex(), now)
         before = self._known or checkpoints.begun(urandom(16).hex())
+        if self._replica not in before.devices and len(before.devices) >= checkpoints.MAX_DEVICES:
+            raise TooManyDevices(checkpoints.MAX_DEVICES)
         mark = KeyringMark.of(self._parts.keys.keyring)
         if mark.generation < before.keyring.generation:
             mark = before.keyring
