@@ -445,6 +445,13 @@ class WrongPassphrase(KeyringError):
 
 
 @frozen(str=False)
+class NotEnoughMemory(KeyringError):
+    """This machine has not the memory (bytes) that trying the passphrase takes."""
+
+    needed: int
+
+
+@frozen(str=False)
 class MalformedKeyring(KeyringError):
     """The keyring is damaged, or is none."""
 
