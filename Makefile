@@ -32,7 +32,7 @@ demo: $(VENV)/installed-server  ## an attachment, end to end, with a server on t
 test: $(VENV)/installed-dev  ## all tests, quick and the same each time (TESTS= for some of them)
 	$(BIN)/trial $(TESTS)
 
-test-long: $(VENV)/installed-dev  ## the same tests with many more examples and rounds, at random
+test-long: $(VENV)/installed-dev  ## the same tests with many more examples and rounds, at random: half an hour (TESTS= for some)
 	SOLEDAD_TEST_LONG=1 $(BIN)/trial $(TESTS)
 
 # These mount small and dying disks.  trial takes test_*.py from a folder; they are named otherwise and given one by one.

@@ -421,6 +421,13 @@ class KeyringNotFound(StorageError):
 
 
 @frozen(str=False)
+class TooManyDevices(StorageError):
+    """More devices have written than a history can tell apart: this one can only read."""
+
+    limit: int
+
+
+@frozen(str=False)
 class StaleToken(StorageError):
     """The list's token is from before a restore or a repair: compare in full."""
 
@@ -435,6 +442,13 @@ class KeyringError(SoledadError):
 @frozen(str=False)
 class WrongPassphrase(KeyringError):
     """The passphrase is wrong: it opens no slot of the keyring."""
+
+
+@frozen(str=False)
+class NotEnoughMemory(KeyringError):
+    """This machine has not the memory (bytes) that trying the passphrase takes."""
+
+    needed: int
 
 
 @frozen(str=False)

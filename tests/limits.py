@@ -9,6 +9,9 @@ A test with a bound of its own takes it from here, so that one variable of the e
 
     for attempt in range(rounds(50)): ...
 
+The long run takes about half an hour on two quiet cores, and no test of it more than five minutes.  So whatever grows
+with the square of its rounds is begun anew after some.  ``make test-long TESTS=tests.client.sync.test_model`` runs one.
+
 The Hypothesis profile is in force as soon as anything of the package ``tests`` is imported.
 """
 

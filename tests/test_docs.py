@@ -7,6 +7,7 @@ import inspect
 import io
 import os
 import re
+import shutil
 import sys
 import textwrap
 import unittest
@@ -32,6 +33,7 @@ from soledad.server.cli import main as soledad_server
 from soledad.server.folder import DataFolder
 from soledad.server.service import ServerService
 from soledad.testing import MemoryServer, make_store
+from tests.client.sync.evil import Evil
 from tests.limits import seconds
 
 reactor = cast("Any", global_reactor)
@@ -179,6 +181,94 @@ class PageTests(Running):
         doc: Any = await store.get_doc("shopping")
         self.assertEqual(list(doc.attachments), ["our photo"])
         self.assertEqual(self.printed.getvalue().split()[-1], doc.rev)
+
+    def move(self, home: str) -> None:
+        """Be on another device: where stores are by default."""
+        os.environ["XDG_DATA_HOME"] = os.path.abspath(home)
+
+    async def run_piece(self, piece: str, scope: dict[str, Any]) -> None:
+        """Run a piece of a page; what it assigns is there for those behind it."""
+        exec("async def run():\n" + textwrap.indent(piece, "    ") + "    return locals()\n", scope)
+        made = await scope["run"]()
+        for store in made.values():
+            if isinstance(store, soledad.Soledad):
+                self.addCleanup(store.close)
+        scope.update(made)
+
+    async def test_syncing(self) -> None:
+        """What the page on syncing shows works where all is well, with a server that cheats, and with a copy."""
+        sync, problems, policy, restored, code, copied = blocks((DOCS / "syncing.rst").read_text("utf-8"), "python")
+        server, told = MemoryServer(reactor), cast("list[str]", [])
+        evil = Evil(server)
+        one, two = (make_store(self, server, uuid="user-1", data_dir=Path(name)) for name in ("one", "two"))
+        doc = await two.create_doc({}, "doc")
+        await two.sync()
+        old = evil.snapshot()
+        await two.put_doc(doc)
+        await two.sync()
+        shutil.copytree("two", "copy")
+        scope = {**vars(soledad), **vars(errors), "soledad": one, "print": print, "tell_the_person": told.append}
+        await self.run_piece(sync, scope)
+        self.assertEqual([change[0] for change in scope["changes"]], ["doc"])
+        evil.put_back(old)
+        await self.run_piece(policy, scope)
+        self.assertIn("STATE_BACK found by", self.printed.getvalue())
+        self.assertEqual(len(told), 1)
+        await self.run_piece(problems, scope)
+        self.assertIn("doc OLDER\n", self.printed.getvalue())
+        await self.run_piece(restored, scope)
+        await one.create_doc({})
+        for store in (one, two):
+            await store.sync()
+        for piece in (code, code):
+            await self.run_piece(piece, scope)
+            scope["soledad"] = two
+        self.assertEqual(len(re.findall(r"^\w{4}(?:-\w{4}){3}$", self.printed.getvalue(), re.MULTILINE)), 2)
+        self.assertEqual(self.printed.getvalue().count("(this one)"), 2)
+        self.assertIn("copy = await", copied)
+        copy = make_store(self, server, uuid="user-1", data_dir=Path("copy"))
+        for number, store in enumerate((two, copy)):
+            changed: Any = await store.get_doc("doc")
+            changed.content = {"n": number}
+            await store.put_doc(changed)
+            await store.sync()
+        self.assertEqual(len(await copy.devices()), 3)
+        self.assertEqual(len(await copy.get_doc_conflicts("doc")), 2)
+
+    async def test_devices(self) -> None:
+        """What the page on more than one device shows gives a person a second one, a third, and new secrets."""
+        page = (DOCS / "devices.rst").read_text("utf-8").replace("https://soledad.example.org", self.serve())
+        pieces = blocks(page.replace('"user-1"', '"alice"'), "python")
+        opening, adopting, following, changing, coding, recovering, rotating = pieces
+        names = {"passphrase": "first", "passphrase_of_the_others": "first", "new": "second", "new_passphrase": "third"}
+        scope: dict[str, Any] = {**vars(soledad), **vars(errors), **names, "token": os.environ["SOLEDAD_TOKEN"]}
+        stores = []
+        for home in ("laptop", "phone"):
+            self.move(home)
+            await self.run_piece(opening, scope)
+            stores.append(scope["soledad"])
+            if home == "laptop":
+                await scope["soledad"].create_doc({}, "doc")
+                await scope["soledad"].sync()
+        place = {"server_url": stores[0]._server.url, "auth_token": scope["token"]}
+        apart = await soledad.Soledad.open("alice", "mine", data_dir="tablet")
+        await apart.close()
+        apart = scope["soledad"] = await soledad.Soledad.open("alice", "mine", data_dir="tablet", **place)
+        self.addCleanup(apart.close)
+        await self.assertFailure(apart.sync(), errors.KeyringChanged)
+        for piece in (adopting, following, changing, coding):
+            await self.run_piece(piece, scope)
+        self.assertIsNone(apart.keyring_problem)
+        self.assertFalse(scope["following"].listening)
+        self.move("new")
+        await self.run_piece(recovering, scope)
+        await self.run_piece(rotating, scope)
+        for store in (*stores, apart, scope["soledad"]):
+            await store.sync()
+            self.assertIsNotNone(await store.get_doc("doc"))
+            await store.close()
+        last = await soledad.Soledad.open("alice", "third", data_dir="tablet", **place)
+        await last.close()
 
     async def test_errors(self) -> None:
         """The pattern for errors does for each what it says."""

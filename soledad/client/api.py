@@ -122,6 +122,7 @@ class Soledad:
         :return: fires with the open `Soledad`.
         :raise WrongPassphrase: the passphrase opens neither this device's keyring nor, if that can be asked, a newer
             one that the server has.
+        :raise NotEnoughMemory: the keyring takes more for its passphrase than this machine has; nothing was made.
         :raise MalformedKeyring: the keyring's file is damaged; it was not touched.  Of a new store: what the server
             has is no keyring, or not this user's, or its parameters are not to be accepted; nothing was made.
         :raise KeyringMissing: there is a database, but no keyring; none was made.
@@ -159,6 +160,7 @@ class Soledad:
         :param code: what `create_recovery_code` gave; spaces, hyphens and case do not matter.
         :raise InvalidRecoveryCode: it is no code, or mistyped.
         :raise WrongPassphrase: the code does not open the keyring: it was replaced by another since.
+        :raise NotEnoughMemory: for the new passphrase; nothing was changed.
         :raise KeyringNotFound: this device has no store, and the server no keyring.
         :raise NoServer: this device has no store, and no server was given.
         :raise TransferError: the server cannot be reached, or refuses.
@@ -530,6 +532,7 @@ class Soledad:
         :raise ServerRolledBack: likewise; it shows an older state.  See `accept_server_restore`.
         :raise UnknownKey: the server's state was sealed with keys of a newer keyring.
         :raise QuotaExceeded: the server has no room for what is to be sent.
+        :raise TooManyDevices: so many have written that this one can only read.  See `accept_server_restore`.
         :raise TransferError: the exchange failed; a `RetriableTransferError` is worth another try.
         """
         return await self._syncs.sync(progress)
@@ -616,6 +619,7 @@ class Soledad:
         Say that the server was restored from a backup, and sync: what it lost is sent again.
 
         Only a person can know.  Other devices take what went back without an alarm then, and tell of the restart.
+        Where too many devices have written, this makes room: those that were silent the longest have to be met anew.
 
         :return: as `sync`, whose errors it has.
         """
@@ -667,6 +671,7 @@ class Soledad:
 
         :return: fires when it is durable; until then the old passphrase opens the store.
         :raise InvalidPassphrase: the new one is empty, or no text.
+        :raise NotEnoughMemory: the machine has not what a passphrase takes; nothing was changed.
         :raise KeyringChanged: the server has another keyring: see `adopt_keyring`.
         :raise TransferError: the server cannot be reached; nothing was changed.  If the connection broke just while
             the server was told, the new passphrase may hold already: the old one opens this device until it is in
@@ -717,6 +722,7 @@ class Soledad:
         with this one; a recovery code that was made here alone is of no use any more.
 
         :raise WrongPassphrase: it does not open the server's keyring; nothing was changed.
+        :raise NotEnoughMemory: the server's keyring takes more for a passphrase than this machine has; likewise.
         :raise InvalidPassphrase: it is empty, or no text.
         :raise NoServer: the store was opened without a server.
         :raise KeyringRolledBack: the server's keyring is older than it was.

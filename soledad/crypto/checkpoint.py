@@ -31,6 +31,8 @@ _ID_SIZE, _HASH_SIZE = 16, 32
 #: How many digests there are.
 _DIGESTS = 1 << 256
 MAX_DEVICES = 1024
+#: How many entries a restart keeps when there is no room for another one.
+KEPT_DEVICES = 512
 MAX_INCIDENTS = 64
 _CODE_BYTES, _GROUP = 10, 4
 
@@ -150,6 +152,8 @@ def restarted(known: Checkpoint, head: Checkpoint) -> Checkpoint:
     """
     Return what the next commit follows when a person says that the server was restored from a backup.
 
+    This alone may drop entries of devices, those that were silent the longest: it excuses whatever went back.
+
     :param known: the last checkpoint that this device accepted.
     :param head: the one that the server has now.
     """
@@ -157,6 +161,9 @@ def restarted(known: Checkpoint, head: Checkpoint) -> Checkpoint:
     for device, commit in known.devices.items():
         if device not in devices or devices[device].count < commit.count:
             devices[device] = commit
+    if len(devices) >= MAX_DEVICES:
+        latest = sorted(devices.items(), key=lambda entry: (-entry[1].time, entry[0]))
+        devices = dict(latest[:KEPT_DEVICES])
     return evolve(
         head,
         number=max(known.number, head.number),

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from soledad.errors import MalformedKeyring
+from soledad.errors import MalformedKeyring, NotEnoughMemory
 from soledad.model.ids import UserId
 
 #: Bytes of every key, and of what keys are derived from.
@@ -93,6 +93,13 @@ class Argon2Parameters:
             raise MalformedKeyring("Argon2 parameters")
 
     def derive(self, passphrase: bytes, salt: bytes) -> bytes:
-        """Return the key of a passphrase: 32 bytes.  Takes a good part of a second, and the memory."""
+        """
+        Return the key of a passphrase: 32 bytes.  Takes a good part of a second, and the memory.
+
+        :raise NotEnoughMemory: which is not there.
+        """
         argon2 = Argon2id(salt=salt, length=KEY_SIZE, iterations=self.passes, lanes=self.lanes, memory_cost=self.memory)
-        return argon2.derive(passphrase)
+        try:
+            return argon2.derive(passphrase)
+        except MemoryError:
+            raise NotEnoughMemory(self.memory * 1024) from None

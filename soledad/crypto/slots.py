@@ -23,7 +23,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from soledad.crypto.cipher import KeyMaterial
 from soledad.crypto.kdf import KEY_SIZE, Argon2Parameters, effective_salt, hkdf, info_list
-from soledad.errors import InvalidPassphrase, InvalidRecoveryCode, MalformedKeyring, SoledadError, WrongPassphrase
+from soledad.errors import (
+    InvalidPassphrase,
+    InvalidRecoveryCode,
+    KeyringError,
+    MalformedKeyring,
+    NotEnoughMemory,
+    SoledadError,
+    WrongPassphrase,
+)
 from soledad.model.ids import UserId
 
 #: Gives that many random bytes, e.g. `os.urandom`.
@@ -207,15 +215,24 @@ class SlotCredential(ABC):
         return key, (self.wrap(uuid, key, entropy),)
 
     def find_key(self, uuid: UserId, slots: Sequence[Slot], body_key_id: bytes) -> tuple[KeyMaterial, bytes | None]:
-        """Try each slot of this type. :raise WrongPassphrase: none opens."""
+        """
+        Try each slot of this type.
+
+        :raise WrongPassphrase: none opens.
+        :raise NotEnoughMemory: none opens of those that there is memory for.
+        """
+        refusal: KeyringError = WrongPassphrase()
         for slot in slots:
             if slot.type is self.slot_type:
                 try:
                     secret = self._cipher(uuid, slot).decrypt(slot.nonce, slot.wrapped, slot.before_wrapped)
                 except InvalidTag:
                     continue
+                except NotEnoughMemory as error:
+                    refusal = error
+                    continue
                 return KeyMaterial(secret), slot.slot_id
-        raise WrongPassphrase()
+        raise refusal
 
     def _cipher(self, uuid: UserId, slot: Slot) -> AESGCM:
         """Return the cipher of a slot."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,8 +25,10 @@ from soledad.client.keys import ATTEMPTS
 from soledad.client.local.keyring import keyring_path
 from soledad.client.local.opening import FIRST_CONTACT
 from soledad.client.local.store import Workers
+from soledad.crypto import kdf
+from soledad.crypto.kdf import Argon2Parameters
 from soledad.crypto.keyring import OpenKeyring, SharedPart, create
-from soledad.crypto.slots import Credential, HandedInKey, RecoveryCode, Slot, SlotType
+from soledad.crypto.slots import Credential, HandedInKey, Passphrase, RecoveryCode, Slot, SlotType
 from soledad.deferreds import InPlace, deferred, unawaited
 from soledad.errors import (
     ConnectionFailed,
@@ -34,6 +37,7 @@ from soledad.errors import (
     KeyringRolledBack,
     MalformedKeyring,
     NoServer,
+    NotEnoughMemory,
     ServerFailed,
     SoledadError,
     Unauthorized,
@@ -699,6 +703,111 @@ class Lost:
         await self._keys.put(data, replaced)
         self._after()
         raise ConnectionFailed()
+
+
+@define(eq=False)
+class SmallMachine:
+    """Stands for `Argon2id`: quick, and with only so much memory (bytes)."""
+
+    memory: int
+
+    def __call__(self, *, salt: bytes, length: int, iterations: int, lanes: int, memory_cost: int) -> SmallMachine:
+        """Begin to derive a key."""
+        self._asked, self._salt = memory_cost * 1024, salt
+        return self
+
+    _asked: int = 0
+    _salt: bytes = b""
+
+    def derive(self, passphrase: bytes) -> bytes:
+        """Derive it."""
+        if self._asked > self.memory:
+            raise MemoryError
+        return sha256(self._salt + passphrase).digest()
+
+
+class MemoryTests(Case):
+    """Passphrases that take more memory than there is: it is told how much they take, and nothing is lost."""
+
+    def setUp(self) -> None:
+        """Have a store whose passphrase takes all that is allowed, on a machine that has it."""
+        super().setUp()
+        self.machine = SmallMachine(1 << 30)
+        self.patch(kdf, "Argon2id", self.machine)
+        self.dear, self.cheap = (Passphrase("secret", Argon2Parameters(1 << log)) for log in (20, 16))
+        self.home = self.folder()
+        store = self.open(self.home, self.dear)
+        self.now(store.create_doc({}, "doc"))
+        self.now(store.close())
+        self.before = keyring_path(self.home, USER).read_bytes()
+
+    def refused(self, work: Deferred[Any], needed: int = 1 << 30) -> None:
+        """See that there was not enough."""
+        self.assertEqual(self.fails(work, NotEnoughMemory).needed, needed)
+
+    def test_open(self) -> None:
+        """A store does not open, with a server or without, and opens where there is more memory."""
+        self.machine.memory -= 1
+        for server in (False, None):
+            self.refused(self.opening(self.home, self.dear, server))
+            self.assertEqual(keyring_path(self.home, USER).read_bytes(), self.before)
+        self.machine.memory += 1
+        self.assertIsNotNone(self.now(self.open(self.home, self.dear).get_doc("doc")))
+
+    def test_new_device(self) -> None:
+        """A new device does not open, and makes no keys of its own."""
+        self.machine.memory -= 1
+        folder = self.folder()
+        self.refused(self.opening(folder, self.dear))
+        self.assertFalse(keyring_path(folder, USER).exists())
+        self.machine.memory += 1
+        self.open(folder, self.dear)
+
+    def test_changed_elsewhere(self) -> None:
+        """A passphrase that was made cheaper on another device opens this one; a wrong one cannot be told from it."""
+        other = self.open(self.folder(), self.dear)
+        self.now(other._change_keyring(lambda: lambda keyring: keyring.with_passphrase(self.cheap, Counter("cheap"))))
+        self.machine.memory -= 1
+        self.refused(self.opening(self.home, Passphrase("wrong")))
+        self.open(self.home, self.cheap)
+
+    def test_made_dearer_elsewhere(self) -> None:
+        """That the new passphrase takes too much is not taken for a wrong one."""
+        other = self.open(self.folder(), self.dear)
+        code = RecoveryCode(bytes(16))
+        self.now(other._change_keyring(lambda: lambda keyring: keyring.with_passphrase(self.cheap, Counter("cheap"))))
+        self.now(self.open(self.home, self.cheap).close())
+        self.now(other._change_keyring(lambda: lambda keyring: keyring.with_passphrase(self.dear, Counter("dear"))))
+        self.now(other._change_keyring(lambda: lambda keyring: keyring.with_recovery_code(code, Counter("code"))))
+        self.machine.memory -= 1
+        self.refused(self.opening(self.home, Passphrase("changed")))
+        # A code takes none.
+        self.assertIsNotNone(self.now(self.open(self.home, code).get_doc("doc")))
+
+    def test_change(self) -> None:
+        """A passphrase that cannot be made is not made: the old one opens, here and on new devices."""
+        store = self.open(self.home, self.dear)
+        before = self.on_server()
+        self.machine.memory = 1 << 26
+        self.refused(store.change_passphrase("another"), 1 << 27)
+        self.assertEqual((self.on_server(), store.keyring_problem), (before, None))
+        self.now(store.close())
+        self.machine.memory = 1 << 30
+        for folder in (self.home, self.folder()):
+            self.now(self.open(folder, self.dear).close())
+
+    def test_adopt(self) -> None:
+        """A store that began apart stays what it is, until there is the memory for the others' passphrase."""
+        folder = self.folder()
+        apart = self.open(folder, self.cheap, False)
+        self.now(apart.close())
+        self.machine.memory -= 1
+        apart = self.open(folder, self.cheap)
+        self.assertIsInstance(apart.keyring_problem, NotEnoughMemory)
+        self.refused(apart.adopt_keyring("secret"))
+        self.machine.memory += 1
+        self.now(apart.adopt_keyring("secret"))
+        self.assertIsNone(apart.keyring_problem)
 
 
 class RaceTests(Case):

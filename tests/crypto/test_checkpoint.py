@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from soledad import errors
 from soledad.crypto.checkpoint import (
+    KEPT_DEVICES,
     MAX_DEVICES,
     MAX_INCIDENTS,
     Checkpoint,
@@ -188,6 +189,19 @@ class CommitTests(SynchronousTestCase):
         self.assertEqual(restarted(evolve(known, restarts=7), head).restarts, 8)
         after = committed(made, TWO, Commit(6, "c6" * 16, 0), 0, FIRST.keyring)
         self.assertEqual(contradictions(known, after), {IncidentKind.RESTARTED})
+
+    def test_restart_makes_room(self) -> None:
+        """Of too many devices a restart keeps those that wrote last; of many, but not too many, all."""
+        devices = {f"{number:032x}": Commit(1, ONE, number // 2) for number in range(MAX_DEVICES - 1)}
+        some = evolve(FIRST, devices=devices)
+        self.assertEqual(restarted(some, some).devices, devices)
+        others = {f"{number:032x}": Commit(2, ONE, number // 2) for number in range(1, MAX_DEVICES)}
+        made = restarted(some, evolve(FIRST, devices=others))
+        first = MAX_DEVICES - KEPT_DEVICES
+        self.assertEqual(made.devices, {f"{number:032x}": Commit(2, ONE, number // 2) for number in range(first, 1024)})
+        self.assertEqual(parse(encode(made)), made)
+        known = evolve(FIRST, devices={f"{1:032x}": Commit(9, TWO, 0)})
+        self.assertEqual(contradictions(known, made), {IncidentKind.RESTARTED})
 
     def test_code(self) -> None:
         """The code is four groups of four, and another one for anything else that is stated."""

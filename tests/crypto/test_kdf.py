@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hmac
+import subprocess
+import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +48,28 @@ class MacTests(SynchronousTestCase):
         mac = Mac(key)
         for message in messages:
             self.assertEqual(mac.of(message), hmac.digest(key, message, "sha256"))
+
+
+#: What a process does that may have only so many bytes, and asks for more.
+_SMALL = """
+import resource
+from soledad.crypto.kdf import Argon2Parameters
+from soledad.errors import NotEnoughMemory
+resource.setrlimit(resource.RLIMIT_AS, (1 << 29, 1 << 29))
+try:
+    Argon2Parameters(memory=1 << 20).derive(b"secret", bytes(32))
+except NotEnoughMemory as error:
+    print(error.needed, error.__cause__, "secret" in str(error))
+"""
+
+
+class MemoryTests(SynchronousTestCase):
+    """A machine that has not what is asked for."""
+
+    def test_not_enough(self) -> None:
+        """It is told how many bytes it takes."""
+        done = subprocess.run([sys.executable, "-c", _SMALL], capture_output=True, text=True, check=True, timeout=50)
+        self.assertEqual(done.stdout, f"{1 << 30} None False\n")
 
 
 class InfoListTests(SynchronousTestCase):

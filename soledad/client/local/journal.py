@@ -334,6 +334,7 @@ def settle(cursor: Cursor, now: Standing, following: Following | None = None) ->
     cursor.execute(f"{_NOTE} SELECT name, hash, doc_id, revs, own FROM sync_sent WHERE true {_NOTED_BEFORE}")
     rows = cursor.execute("SELECT doc_id, generation FROM sync_sent").fetchall()
     cursor.executemany("DELETE FROM sync_outgoing WHERE doc_id = ? AND generation <= ?", rows)
+    cursor.execute("DELETE FROM sync_problem WHERE name IN (SELECT name FROM sync_sent)")
     _tell(cursor)
     forget(cursor)
     stand(cursor, now)

@@ -38,6 +38,7 @@ from soledad.errors import (
     KeyringError,
     KeyringNotFound,
     NoServer,
+    NotEnoughMemory,
     RetriableTransferError,
     TransferError,
     WrongPassphrase,
@@ -94,8 +95,8 @@ class Opening:
         """Return the store's keyring, which is made if there is no store."""
         try:
             found = await self._run(partial(unlock_keyring, self._folder, self._user, self._credential))
-        except WrongPassphrase:
-            return await self._changed_elsewhere()
+        except (WrongPassphrase, NotEnoughMemory) as refusal:
+            return await self._changed_elsewhere(refusal)
         if found is not None:
             return found
         shared = await self._on_server()
@@ -126,23 +127,27 @@ class Opening:
                 _log.info("The server cannot be reached; keys are made without it, and joined with any there later")
             return None
 
-    async def _changed_elsewhere(self) -> OpenKeyring:
+    async def _changed_elsewhere(self, refusal: KeyringError) -> OpenKeyring:
         """
         Return the keyring, unlocked by way of the server's.
 
+        :param refusal: why that of this device does not open.
         :raise WrongPassphrase: that does not help, or is not to be had.
+        :raise NotEnoughMemory: likewise, and not all of either was tried.
         """
         if self._remote is None:
-            raise WrongPassphrase()
+            raise refusal
         try:
             shared = await self._fetch(self._remote)
             unlock = partial(unlock_with_servers, self._folder, self._user, shared, self._credential)
             keyring = await self._run(unlock)
-        except WrongPassphrase:
+        except NotEnoughMemory:
             raise
+        except WrongPassphrase:
+            raise refusal from None
         except (KeyringError, KeyringNotFound, TransferError) as error:
             _log.info("The server is of no help with the passphrase: {error}", error=type(error).__name__)
-            raise WrongPassphrase() from error
+            raise refusal from error
         await self._run(partial(save_keyring, self._folder, keyring, urandom))
         return keyring
 

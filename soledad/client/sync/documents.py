@@ -24,7 +24,7 @@ from soledad.client.documents import Documents
 from soledad.client.interfaces import IJournal, IRemoteDocuments
 from soledad.client.sync.committing import Committing, abandoned
 from soledad.client.sync.plan import PagePlan, PushPlan, plan_comparison, plan_page, plan_push
-from soledad.client.sync.watch import Verdict, as_error, found_in, judge
+from soledad.client.sync.watch import Verdict, as_error, found_in, is_given_up, judge
 from soledad.crypto import checkpoint as checkpoints
 from soledad.crypto.checkpoint import Checkpoint, Commit, KeyringMark, open_checkpoint, seal_checkpoint
 from soledad.crypto.keyring import Keyring, OpenKeyring
@@ -35,6 +35,7 @@ from soledad.errors import (
     PreconditionFailed,
     QuotaExceeded,
     StaleToken,
+    TooManyDevices,
     UnexpectedAnswer,
     UnknownKey,
 )
@@ -157,6 +158,7 @@ class Exchange:
         :raise TamperingDetected: the server does not tell the truth, and the policy is not to go on with it.
         :raise UnknownKey: the checkpoint is sealed under a key that only a newer keyring has.
         :raise PreconditionFailed: other devices were quicker each time.
+        :raise TooManyDevices: what the others have is here; what is here cannot be sent.
         """
         generation = None
         for attempt in range(ATTEMPTS):
@@ -220,7 +222,7 @@ class Exchange:
                 return
             await self._retry()
             verdict = self._judge(head, self._standing.digest)
-            suspicious = verdict.found | found_in(self._problems.values())
+            suspicious = verdict.found | found_in(self._problems.values(), self._is_stated(head))
             if not compared and (suspicious or verdict.has_restarted or self._standing.restarting):
                 compared = True
                 await self._compare()
@@ -288,7 +290,7 @@ class Exchange:
     @property
     def _is_well(self) -> bool:
         """Whether there is nothing to be looked at again if the head is the one that was accepted last."""
-        aside = any(one.reason is not Reason.TOO_BIG for one in self._problems.values())
+        aside = any(one.reason is not Reason.TOO_BIG and not is_given_up(one) for one in self._problems.values())
         return not aside and not self._standing.restarting and self._claimed == self._standing.digest
 
     @property
@@ -300,6 +302,10 @@ class Exchange:
         device from which something is withheld would state that there is no such thing.
         """
         return self._standing.digest if self._known is None else self._known.digest
+
+    def _is_stated(self, head: Found) -> bool:
+        """Tell whether the records, whatever they are, are those that a checkpoint speaks of."""
+        return head.checkpoint is not None and head.checkpoint.digest == self._standing.digest
 
     async def _take(self, records: Sequence[SealedRecord], cursor: str) -> None:
         """Take records, and go on behind them."""
@@ -320,10 +326,8 @@ class Exchange:
         if plan.arrivals or now != self._standing:
             await self._committing.begin(lambda written: self._apply(plan.arrivals, now, written))
             self._standing = now
-            for one in plan.arrivals:
-                self._problems.pop(one.name, None)
-                if one.problem is not None:
-                    self._problems[one.name] = one.problem
+            if aside or self._problems:
+                self._problems = {one.name: one for one in await self._parts.journal.problems()}
         self._progress.add(sum(len(record.data) for record in records))
         self._go_on()
 
@@ -381,6 +385,8 @@ class Exchange:
         if page.head.tag != self._listed[1]:
             raise PreconditionFailed()
         await self._detect({IncidentKind.STATE_DIFFERS}, Found(page.head, None))
+        # Not even of a server that was restored.
+        raise as_error({IncidentKind.STATE_DIFFERS})
 
     async def _open(self, sealed: SyncHead) -> Found:
         """Open a checkpoint; with a newer keyring, if it takes one or speaks of one."""
@@ -475,11 +481,19 @@ class Exchange:
 
     async def _replace(self) -> None:
         """Let what is here of documents go out in the place of records that nothing can be made of."""
-        # Who was only told of the restart may yet be given a key.
-        reasons = {Reason.FORGED, Reason.UNKNOWN_KEY} if self._standing.restarting else {Reason.FORGED}
+        reasons = self._replaceable
         names = [name for name, one in self._problems.items() if one.reason in reasons]
         for name in await self._parts.journal.replace(names) if names else ():
             del self._problems[name]
+
+    @property
+    def _replaceable(self) -> frozenset[Reason]:
+        """Why records are set aside in whose place a document that is here may go out."""
+        if self._standing.restarting:
+            return frozenset((Reason.FORGED, Reason.UNKNOWN_KEY))
+        # Who was only told of the restart may yet be given a key.
+        is_stated = self._known is not None and self._known.digest == self._standing.digest
+        return frozenset((Reason.FORGED,) if self._lenient or is_stated else ())
 
     async def _list(self) -> tuple[dict[RecordName, bytes], Found]:
         """Return the names and hashes of all records, and the head that they are of."""
@@ -507,7 +521,7 @@ class Exchange:
         """
         Note what was found.
 
-        :raise TamperingDetected: the policy is not to go on.
+        :raise TamperingDetected: the policy is not to go on, and nobody said that the server was restored.
         """
         kinds = set(found)
         if not kinds:
@@ -533,7 +547,7 @@ class Exchange:
         self._untold = self._untold or bool(new)
         for incident in new:
             _log.critical("The server does not tell the truth: {kind}", kind=incident.kind.name, name=incident.name)
-        if self._look.policy is not TamperPolicy.WARN:
+        if self._look.policy is not TamperPolicy.WARN and not self._standing.restarting:
             raise as_error(kinds)
 
     async def _accept(self, head: Found, verdict: Verdict) -> None:
@@ -670,6 +684,7 @@ class Exchange:
         keyring = self._keyring
         named = await self._parts.worker.run(_named, keyring, outgoing)
         known = await self._parts.journal.known([name for name, _ in named])
+        in_no_way = self._replaceable | {Reason.TOO_BIG}
         return await self._parts.worker.run(
             plan_push,
             named,
@@ -679,7 +694,7 @@ class Exchange:
             keyring.digest_key,
             partial(_sealed, keyring),
             PUSH_LIMIT - CHECKPOINT_LIMIT - 64,
-            [one for one in self._problems.values() if one.reason is not Reason.TOO_BIG],
+            [one for one in self._problems.values() if one.reason not in in_no_way],
         )
 
     async def _seal(self, plan: PushPlan) -> Following:
@@ -690,6 +705,8 @@ class Exchange:
         now = self._parts.now()
         commit = Commit(self._standing.count + 1, urandom(16).hex(), now)
         before = self._known or checkpoints.begun(urandom(16).hex())
+        if self._replica not in before.devices and len(before.devices) >= checkpoints.MAX_DEVICES:
+            raise TooManyDevices(checkpoints.MAX_DEVICES)
         mark = KeyringMark.of(self._parts.keys.keyring)
         if mark.generation < before.keyring.generation:
             mark = before.keyring

@@ -13,7 +13,7 @@ from attrs import frozen
 from soledad.crypto import checkpoint as checkpoints
 from soledad.crypto.checkpoint import Checkpoint, Commit, contradictions
 from soledad.errors import ServerRolledBack, TamperingDetected
-from soledad.model.tampering import FOUND, IncidentKind, Problem
+from soledad.model.tampering import FOUND, IncidentKind, Problem, Reason
 
 #: What an older copy of the server's data, put back, is found by; whoever put it back may say so.
 ROLLED_BACK = {IncidentKind.RECORD_BACK, IncidentKind.STATE_BACK, IncidentKind.COMMITS_MISSING}
@@ -69,9 +69,21 @@ def judge(
     )
 
 
-def found_in(problems: Iterable[Problem]) -> frozenset[IncidentKind]:
-    """Return what records that are set aside come to."""
-    return frozenset(FOUND[problem.reason] for problem in problems if problem.reason in FOUND)
+def found_in(problems: Iterable[Problem], is_stated: bool = False) -> frozenset[IncidentKind]:
+    """
+    Return what records that are set aside come to.
+
+    :param is_stated: whether the checkpoint states that these are the records.  Then one of the user's devices knew
+        of those that do not open, told of them, and went on.
+    """
+    return frozenset(
+        FOUND[one.reason] for one in problems if one.reason in FOUND and not (is_stated and is_given_up(one))
+    )
+
+
+def is_given_up(problem: Problem) -> bool:
+    """Tell whether nothing can be done about a record, once a checkpoint speaks of it: it was never good here."""
+    return problem.reason is Reason.FORGED and problem.doc_id is None
 
 
 def as_error(found: Iterable[IncidentKind]) -> TamperingDetected:

@@ -77,6 +77,18 @@ class Evil:
 
         self._do(write)
 
+    def invent(self, name: RecordName, data: bytes) -> None:
+        """Have a record that no device has made, as if the last push had brought it; others go on from there."""
+        self.replace(name, data)
+
+        def write(connection: Connection) -> None:
+            number = connection.execute(select(sync_heads.c.number)).scalar_one()
+            last = sync_pushes.c.number == number
+            connection.execute(update(sync_pushes).where(last).values(number=number + 1))
+            connection.execute(update(sync_heads).values(number=number + 1))
+
+        self._do(write)
+
     def alter(self, name: RecordName, data: bytes) -> None:
         """Have another record under a name, in its place."""
         values = {"data": data, "hash": sha256(data).digest(), "size": len(data)}

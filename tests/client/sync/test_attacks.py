@@ -15,10 +15,11 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, formatEvent, globalLogPublisher
 from zope.interface import provider
 
-from soledad import IncidentKind, Soledad, TamperPolicy, testing
+from soledad import IncidentKind, Reason, Soledad, TamperPolicy, testing
 from soledad.client.api import open_store
 from soledad.client.local.store import Workers
 from soledad.client.sync import documents as exchange
+from soledad.crypto.record import record_name
 from soledad.crypto.slots import HandedInKey
 from soledad.deferreds import InPlace, unawaited
 from soledad.errors import (
@@ -30,7 +31,7 @@ from soledad.errors import (
     UnexpectedAnswer,
     UnknownKey,
 )
-from soledad.model.ids import RecordName, UserId
+from soledad.model.ids import DocId, RecordName, UserId
 from soledad.server.keyrings import Keyrings
 from soledad.testing import TEST_KEY, make_store
 from soledad.wire.changes import NamedHash, NamesPage, SealedRecord, SyncPage
@@ -131,6 +132,35 @@ class RefusingTests(HostileTestCase):
             self.fails(self.two.sync(), CancelledError)
             self.assertEqual(len(between.calls), at + 1)
         self.sync(self.two)
+
+    def test_restored(self) -> None:
+        """What else is amiss with a server that was restored, so said, is told, and hinders nothing."""
+        for at in range(2):
+            self.put(self.one, "d", {"n": 2 + at})
+            self.sync(self.one)
+            self.evil.drop(self.names["bc"[at]])
+            self.fails(self.two.sync(), TamperingDetected)
+            self.now(self.two.accept_server_restore())
+            self.assertIn(IncidentKind.STATE_DIFFERS, self.kinds(self.two))
+            self.sync(self.one, self.two)
+            for store in (self.one, self.two):
+                self.assertEqual(
+                    [self.content(store, doc_id) for doc_id in "abcd"], [{"n": n} for n in (1, 0, 0, 2 + at)]
+                )
+
+    def test_restored_and_lying(self) -> None:
+        """Even then nothing is taken that is not of the list of what there is."""
+        old = SealedRecord(self.names["a"], self.old_record("a"))
+
+        def slip(name: str, number: int, answer: Any) -> Any:
+            return evolve(answer, records=(*answer.records, old)) if name in ("pull", "fetch") else answer
+
+        put_between(self.two, after=slip)
+        self.fails(self.two.accept_server_restore(), TamperingDetected)
+        self.assertIsNone(self.content(self.two, "d"))
+        put_between(self.two)
+        self.sync(self.two)
+        self.assertEqual([self.content(self.two, doc_id) for doc_id in "ad"], [{"n": 1}] * 2)
 
     def test_true(self) -> None:
         """What is true is taken, and the next sync is one request."""
@@ -337,6 +367,121 @@ class HealingTests(HostileTestCase):
             between = put_between(store)
             self.sync(store)
             self.assertEqual(between.calls, ["pull"])
+
+
+class InventedTests(HostileTestCase):
+    """A record that nobody's device made, of a document that there never was: nothing can take its place."""
+
+    def setUp(self) -> None:
+        """Have one, and a device with each policy."""
+        super().setUp()
+        self.stores = [self.one, self.two, self.another()]
+        self.sync(*self.stores)
+        for store, policy in zip(self.stores, TamperPolicy, strict=True):
+            self.now(store.set_tamper_policy(policy))
+        self.invented = RecordName("5" * 64)
+        self.evil.invent(self.invented, self.forged())
+
+    def forged(self) -> bytes:
+        """Return a record which nobody sealed, under a key that there is."""
+        data = bytearray(self.evil.record(self.names["a"]))
+        data[-1] ^= 1
+        return bytes(data)
+
+    def ask_all(self) -> None:
+        """Let each device with a strict policy ask for everything: it finds the record, and stops."""
+        self.put(self.one, "d", {"n": 1})
+        self.sync(self.one)
+        for store in self.stores[1:]:
+            self.fails(store.sync(), TamperingDetected)
+
+    def all_is_well(self, *more: Soledad) -> None:
+        """See that all devices send and take, find nothing new, still report the record, and are idle in the end."""
+        stores = [*self.stores, *more]
+        found = [self.now(store.incidents()) for store in stores]
+        for number, store in enumerate(stores):
+            self.put(store, f"from {number}".replace(" ", "-"), {"n": number})
+        self.sync(*stores, *stores)
+        for store in stores:
+            contents = [self.content(store, f"from-{number}") for number in range(len(stores))]
+            self.assertEqual(contents, [{"n": number} for number in range(len(stores))])
+            (problem,) = self.now(store.sync_problems())
+            self.assertEqual((problem.name, problem.reason, problem.doc_id), (self.invented, Reason.FORGED, None))
+            between = put_between(store)
+            self.sync(store)
+            self.assertEqual(between.calls, ["pull"])
+        self.assertEqual([self.now(store.incidents()) for store in stores], found)
+
+    def test_accepted(self) -> None:
+        """Said by any device that the server was restored, all go on, with every policy."""
+        for at in range(3):
+            self.ask_all()
+            self.now(self.stores[at].accept_server_restore())
+            self.sync(*self.stores, *self.stores)
+            self.all_is_well()
+            self.evil.invent(self.invented, self.forged() + bytes(at + 1))
+
+    def test_own_document(self) -> None:
+        """If it is under the name of a document that a device has, and never sent, it is replaced by that."""
+        for number, store in enumerate(self.stores):
+            self.put(store, f"mine-{number}", {"n": number})
+            keyring = store._local.keyring.keyring
+            self.evil.invent(record_name(keyring.names_key, DocId(f"mine-{number}")), self.forged())
+            for _ in range(2):
+                unawaited(store.sync().addErrback(lambda failure: failure.trap(TamperingDetected)))
+            self.now(store.accept_server_restore())
+        self.sync(*self.stores, *self.stores)
+        for store in self.stores:
+            self.assertEqual([self.content(store, f"mine-{at}") for at in range(3)], [{"n": at} for at in range(3)])
+        self.all_is_well()
+
+    def test_own_document_later(self) -> None:
+        """A device that comes later, with a document of that name, need not say anything for that to go out."""
+        (late, *_) = strangers = [self.another(), self.another()]
+        self.invented = record_name(late._local.keyring.keyring.names_key, DocId("settings"))
+        self.evil.invent(self.invented, self.forged())
+        self.now(self.stores[2].accept_server_restore())
+        self.put(late, "settings", {"n": 1})
+        self.sync(late, *self.stores, *strangers)
+        for store in (*self.stores, *strangers):
+            self.assertEqual(self.content(store, "settings"), {"n": 1})
+            self.assertNotIn(self.invented, [one.name for one in self.now(store.sync_problems())])
+
+    def test_stated_by_another(self) -> None:
+        """What a device went on with, which was shown a bad checkpoint as well, is no excuse for who knows better."""
+        self.put(self.one, "b", {"n": 2})
+        self.sync(self.one)
+        self.evil.replace(self.names["b"], self.forged())
+        self.evil.checkpoint(bytes(300))
+        self.sync(self.one)
+        for store in self.stores[1:]:
+            self.fails(store.sync(), TamperingDetected)
+            self.assertIn("b", [one.doc_id for one in self.now(store.sync_problems())])
+        self.now(self.stores[2].accept_server_restore())
+        self.sync(*self.stores, *self.stores)
+        self.assertEqual([self.content(store, "b") for store in self.stores], [{"n": 2}] * 3)
+        self.all_is_well()
+
+    def test_told(self) -> None:
+        """That there is such a record is told, by who said that the server was restored, to all others."""
+        self.ask_all()
+        self.now(self.stores[2].accept_server_restore())
+        self.sync(*self.stores)
+        for store in self.stores:
+            self.assertIn(IncidentKind.RECORD_FORGED, self.kinds(store))
+
+    def test_new_device(self) -> None:
+        """A device that comes later has nothing to refuse."""
+        self.ask_all()
+        self.now(self.stores[1].accept_server_restore())
+        self.sync(*self.stores)
+        for policy in TamperPolicy:
+            late = self.another()
+            self.now(late.set_tamper_policy(policy))
+            self.sync(late)
+            own = late._local.documents.replica
+            self.assertEqual([one for one in self.now(late.incidents()) if one.device == own], [])
+            self.assertEqual(self.content(late, "a"), {"n": 1})
 
 
 class EndlessTests(HostileTestCase):

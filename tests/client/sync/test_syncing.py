@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from soledad import Document
-from soledad.errors import NoServer
+from soledad import Document, IncidentKind, Soledad
+from soledad.crypto import checkpoint
+from soledad.errors import ConnectionFailed, NoServer, TooManyDevices
 from soledad.testing import make_store
 from tests.client.sync.devices import DevicesTestCase, put_between
 
@@ -125,3 +126,76 @@ class RequestTests(DevicesTestCase):
         self.sync(two)
         self.assertEqual(between.calls, ["pull"] * 2)
         self.assertEqual(len(self.now(two.get_all_docs())[1]), 1100)
+
+
+class ManyTests(DevicesTestCase):
+    """More devices than there is room for."""
+
+    def setUp(self) -> None:
+        """Let as many write as there is room for, one after the other, and have another one."""
+        super().setUp()
+        self.patch(checkpoint, "MAX_DEVICES", 4)
+        self.patch(checkpoint, "KEPT_DEVICES", 2)
+        self.stores = [self.one, *(self.another() for _ in range(3))]
+        for number, store in enumerate(self.stores):
+            store._reactor.advance(1000 * number)
+            self.put(store, f"from-{number}", {"n": number})
+            self.sync(store)
+        self.late = self.another()
+
+    def has_all(self, *stores: Soledad) -> None:
+        """See that devices have the same documents, and that they found nothing else than a restart."""
+        for store in stores:
+            contents = [self.content(store, f"from-{number}") for number in range(5)]
+            self.assertEqual(contents, [{"n": number} for number in range(5)])
+            kinds = {one.kind for one in self.now(store.incidents())}
+            self.assertLessEqual(kinds, {IncidentKind.RESTARTED})
+            self.assertEqual(self.now(store.sync_problems()), [])
+
+    def test_one_more(self) -> None:
+        """One more device takes what there is, as often as it likes, and can send nothing; the others go on."""
+        self.sync(self.late)
+        self.put(self.late, "from-4", {"n": 4})
+        for number in range(2):
+            self.put(self.one, "from-0", {"n": 7 + number})
+            self.sync(self.one)
+            error = self.fails(self.late.sync(), TooManyDevices)
+            self.assertIn("limit=4", str(error))
+            self.assertEqual(self.content(self.late, "from-0"), {"n": 7 + number})
+        self.sync(*self.stores)
+        self.assertIsNone(self.content(self.one, "from-4"))
+        self.assertEqual(len(self.now(self.late.devices())), 4)
+
+    def test_restart(self) -> None:
+        """Said on any device that the server begins anew, it is counted, and those whose entry went come back."""
+        self.put(self.late, "from-4", {"n": 4})
+        self.late._reactor.advance(5000)
+        self.fails(self.late.sync(), TooManyDevices)
+        self.now(self.late.accept_server_restore())
+        kept = {store._local.documents.replica for store in (*self.stores[2:], self.late)}
+        self.assertEqual({one.device for one in self.now(self.late.devices())}, kept)
+        self.sync(*self.stores)
+        self.put(self.one, "from-0", {"n": 9})
+        self.put(self.one, "from-0", {"n": 0})
+        self.sync(self.one, *self.stores, self.late, *self.stores)
+        self.has_all(*self.stores, self.late)
+        counts = {one.device: one.count for one in self.now(self.late.devices())}
+        self.assertEqual(counts[self.one._local.documents.replica], 2)
+
+    def test_lost_answer(self) -> None:
+        """A device that was dropped from the count while it did not know whether its push arrived loses nothing."""
+        self.put(self.one, "from-0", {"n": 9})
+        put_between(self.one, before=lambda name, number: self.fail_push(name))
+        self.fails(self.one.sync(), ConnectionFailed)
+        self.put(self.late, "from-4", {"n": 4})
+        self.fails(self.late.sync(), TooManyDevices)
+        self.now(self.late.accept_server_restore())
+        put_between(self.one)
+        self.put(self.one, "from-0", {"n": 0})
+        self.sync(self.one, *self.stores, self.late)
+        self.has_all(*self.stores, self.late)
+
+    def fail_push(self, name: str) -> None:
+        """Lose a push."""
+        if name == "push":
+            raise ConnectionFailed()

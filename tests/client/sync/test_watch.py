@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from soledad.client.sync.watch import Verdict, as_error, found_in, judge
 from soledad.crypto.checkpoint import Checkpoint, Commit, KeyringMark
 from soledad.errors import ServerRolledBack, TamperingDetected
-from soledad.model.ids import RecordName
+from soledad.model.ids import DocId, RecordName
 from soledad.model.tampering import IncidentKind, Problem, Reason
 
 ME, OTHER = "a" * 32, "b" * 32
@@ -93,3 +93,13 @@ class ErrorTests(SynchronousTestCase):
         """A key that is not here yet, and what is too large, accuse nobody."""
         problems = [Problem(reason, RecordName("1" * 64)) for reason in Reason]
         self.assertEqual(found_in(problems), {IncidentKind.RECORD_BACK, IncidentKind.RECORD_FORGED})
+
+    def test_stated(self) -> None:
+        """A record that was never good, and that a checkpoint speaks of, is nobody's offence any more."""
+        name = RecordName("0" * 64)
+        for reason, doc_id, is_found in (
+            (Reason.FORGED, None, False),
+            (Reason.FORGED, DocId("a"), True),
+            (Reason.OLDER, None, True),
+        ):
+            self.assertEqual(bool(found_in([Problem(reason, name, doc_id)], is_stated=True)), is_found)
