@@ -17,8 +17,8 @@ from twisted.internet.interfaces import IConsumer
 
 from soledad.deferreds import Worker
 from soledad.errors import WrongLength
-from soledad.server.backends.faults import storage_errors
 from soledad.server.backends.files import Files
+from soledad.server.faults import storage_errors
 from soledad.server.interfaces import ISocketConsumer
 from soledad.streams import Gate
 
