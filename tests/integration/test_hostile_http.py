@@ -25,7 +25,7 @@ from zope.interface import implementer
 from soledad.client.remote import http
 from soledad.client.remote.agent import make_agent
 from soledad.client.remote.blobs import RemoteBlobs
-from soledad.client.remote.connection import Limits
+from soledad.client.remote.connection import HEAD_LIMIT, Connection, Limits
 from soledad.client.remote.http import ServerConnection
 from soledad.deferreds import gather
 from soledad.errors import (
@@ -230,6 +230,20 @@ class HeadTests(HostileCase):
 
             await self.expect(get(await self.serve(talk)), UnexpectedAnswer)
             self.assertLess(self.script.written, BUFFERS)
+
+    async def test_much_at_once(self) -> None:
+        """Of a head that comes quickly no more is parsed at a time than a head may have."""
+        sizes: list[int] = []
+        receive = Connection.dataReceived
+
+        def received(connection: Connection, data: bytes) -> None:
+            sizes.append(len(data))
+            receive(connection, data)
+
+        self.patch(Connection, "dataReceived", received)
+        blobs = await self.serve(b"HTTP/1.1 102 Processing\r\n\r\n" * 100_000)
+        await self.expect(get(blobs), UnexpectedAnswer)
+        self.assertLessEqual(max(sizes), HEAD_LIMIT)
 
     async def test_redirect(self) -> None:
         """Redirects are not followed: the token is for one server."""
