@@ -483,7 +483,7 @@ def _namespaces(connection: Connection, user: UserId) -> Namespaces:
     return Namespaces(tuple(sorted(map(Namespace, names))), blobs_head(row))
 
 
-def _each_namespace() -> Select[tuple[str]]:
+def _each_namespace() -> Select[Any]:
     """Return the statement that goes from one namespace to the next: DISTINCT would look at each blob."""
     least = select(blobs.c.namespace).where(blobs.c.user_id == bindparam("user")).order_by(blobs.c.namespace).limit(1)
     found = select(least.scalar_subquery().label("name")).cte("found", recursive=True)

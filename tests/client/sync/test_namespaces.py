@@ -167,9 +167,9 @@ class NewNamespaceTests(NamespacesCase):
 class HostileNamesTests(NamespacesCase):
     """A server that names what it likes."""
 
-    def known(self) -> set[str]:
+    def known(self) -> list[Namespace]:
         """Return the namespaces that the second device knows."""
-        return set(self.now(self.two.blobs._queue.namespaces()))
+        return self.now(self.two.blobs._queue.namespaces())
 
     def test_bad_names(self) -> None:
         """An answer that has anything wrong fails the call before anything of it is asked for, or kept."""
