@@ -316,7 +316,7 @@ class BlobsBackendContract(_Mixin):
         self.assertEqual(self.successResultOf(self.backend.count(USER, deleted=True))[0], 1)
         self.assertEqual(self.successResultOf(self.backend.count(USER, filter_flag=Flag.PENDING))[0], 0)
 
-    def test_namespaces(self) -> None:
+    def test_list_namespaces(self) -> None:
         """The user's own namespaces are told in their order, with the change up to which that is so."""
         told = self.successResultOf(self.backend.list_namespaces(USER))
         self.assertEqual(told, Namespaces((), self.page().head))
