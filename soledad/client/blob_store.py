@@ -324,7 +324,7 @@ class BlobStore:
 
     @network_operation
     async def sync(self, namespace: str | None = None, *, progress: ProgressCallback | None = None) -> None:
-        """Note what changed on the server, then send and fetch: one namespace, or all that this device knows."""
+        """Note what changed on the server, then send and fetch: one namespace, or all that any device has used."""
         await self.sync_blobs(_optional(namespace), progress)
 
     async def sync_blobs(self, only: Namespace | None = None, progress: ProgressCallback | None = None) -> None:

@@ -42,7 +42,7 @@ from soledad.errors import (
 from soledad.model.blob import ByteRange
 from soledad.model.ids import BlobId, UserId
 from soledad.streams import MemoryConsumer
-from soledad.wire.routes import ListRoute
+from soledad.wire.routes import NAMESPACES_LIMIT, ListRoute
 from tests.contracts.remote_blobs import LARGE, zeros
 
 reactor = cast("Any", _reactor)
@@ -344,6 +344,13 @@ class BodyTests(HostileCase):
         ):
             blobs = await self.serve(answer(b"200 OK", body))
             await self.expect(blobs.list_blobs(ListRoute(UserId("alice"), limit=1)), UnexpectedAnswer)
+
+    async def test_namespaces(self) -> None:
+        """Namespaces are not more, and not longer, than they can be."""
+        many = [f"{number:05}" for number in range(NAMESPACES_LIMIT + 1)]
+        for value in (["../x"], many, ["b", "a"], ["a" * 200_000]):
+            blobs = await self.serve(answer(b"200 OK", json.dumps({"namespaces": value, "head": "x"}).encode()))
+            await self.expect(blobs.list_namespaces(), UnexpectedAnswer)
 
     async def test_endless_list(self) -> None:
         """A list that does not end is cut."""
