@@ -338,6 +338,17 @@ class FollowTests(KeyringCase):
         self.assertEqual(self.content(two, "a"), {"n": 1})
         self.assertIsNone(following.problem)
 
+    def test_reconnects_without_news(self) -> None:
+        """Once it hears of the server again nothing is wrong, though nothing has changed meanwhile."""
+        following = self.follow(self.one)
+        self.server.disconnect()
+        self.assertIsNotNone(following.problem)
+        self.server.heal()
+        self.one._reactor.advance(BACKOFF[0])
+        self.pass_time(self.one)
+        self.assertTrue(following.listening)
+        self.assertIsNone(following.problem)
+
     def test_ends(self) -> None:
         """Stopped or closed, nothing of it is left."""
         before = self.one._reactor.getDelayedCalls()
