@@ -560,21 +560,22 @@ class Soledad:
         assert server is not None
         following = Following(self._reactor, server.events, self.sync, self._has_unsent, lambda: syncs.heads)
         subscription = self._documents.observers.subscribe(lambda *ignored: following.local_change(), None, None)
-        listen_no_more = self.blobs.listen(following.local_change)
+        listen_no_more = [source.listen(following.local_change) for source in (self.blobs, self._keys)]
 
         async def run() -> None:
             try:
                 await following.run()
             finally:
                 subscription.cancel()
-                listen_no_more()
+                for end in listen_no_more:
+                    end()
 
         following.start(self.operations.start(run, finishes=False))
         return following
 
     @deferred
     async def _has_unsent(self) -> bool:
-        return (await self._journal.look()).is_changed or await self.blobs.has_work()
+        return await self._syncs.has_unsent() or await self.blobs.has_work()
 
     @property
     def syncing(self) -> bool:

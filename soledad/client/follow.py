@@ -53,8 +53,9 @@ class Following:
     #: What the server had after the last sync, as far as this device knows.
     _known: Callable[[], Heads | None]
     _spread: Callable[[float], float] = spread
-    #: Why the last attempt to listen, or to sync, failed; `None`: it did not.
-    problem: SoledadError | None = field(default=None, init=False)
+    #: Why the last attempt to listen, and the last one to sync, failed; `None`: it did not.
+    _unheard: SoledadError | None = field(default=None, init=False)
+    _unsynced: SoledadError | None = field(default=None, init=False)
     #: Whether the server tells of changes at the moment.
     listening: bool = field(default=False, init=False)
     _heads: Heads | None = field(default=None, init=False)
@@ -67,6 +68,11 @@ class Following:
     _stopping: bool = field(default=False, init=False)
     _woken: Deferred[None] | None = field(default=None, init=False)
     _running: Deferred[None] | None = field(default=None, init=False)
+
+    @property
+    def problem(self) -> SoledadError | None:
+        """Why the last sync failed; or, if it did not, why the server cannot be heard.  `None`: all is well."""
+        return self._unsynced or self._unheard
 
     def start(self, running: Deferred[None]) -> None:
         """Note what `run` has become, which whoever made this began."""
@@ -107,7 +113,7 @@ class Following:
             except CancelledError:
                 raise
             except Exception as error:
-                self._failed(error)
+                self._unheard = self._told(error) or self._unheard
             finally:
                 # Having heard anything, it was no failure to connect.
                 failures = 1 if self.listening else failures + 1
@@ -116,7 +122,7 @@ class Following:
                 await self._pause(failures)
 
     def _heard(self, heads: Heads) -> None:
-        self.listening = True
+        self.listening, self._unheard = True, None
         self._heads = heads
         self._wake()
 
@@ -134,11 +140,11 @@ class Following:
             except CancelledError:
                 raise
             except Exception as error:
-                self._failed(error)
+                self._unsynced = self._told(error) or self._unsynced
                 failures, self._due = failures + 1, True
                 await self._pause(failures)
             else:
-                failures, self.problem, self._synced = 0, None, heads
+                failures, self._unsynced, self._synced = 0, None, heads
 
     async def _run_sync(self) -> None:
         """Sync; when somebody else stops that sync, that is no reason to stop following."""
@@ -178,15 +184,15 @@ class Following:
     def _forget(self, woken: Deferred[None]) -> None:
         self._woken = None
 
-    def _failed(self, error: Exception) -> None:
-        """Remember why something failed. :raise StoreClosed: that is the end of it."""
+    def _told(self, error: Exception) -> SoledadError | None:
+        """Log why something failed; return it, unless it is a bug. :raise StoreClosed: that is the end of it."""
         if isinstance(error, StoreClosed):
             raise error
         if isinstance(error, SoledadError):
-            self.problem = error
             _log.info("Following is interrupted by {error}", error=type(error).__name__)
-        else:
-            _log.failure("Following is interrupted", failure=Failure(error))
+            return error
+        _log.failure("Following is interrupted", failure=Failure(error))
+        return None
 
     async def _pause(self, failures: int) -> None:
         await deferLater(self._clock, self._spread(BACKOFF[min(failures, len(BACKOFF)) - 1]))

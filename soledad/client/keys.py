@@ -66,6 +66,12 @@ class Keys:
     _met: bool = field(default=False, init=False)
     #: What a person should know of the server's keyring.
     problem: KeyringError | None = field(default=None, init=False)
+    _listeners: list[Callable[[], object]] = field(factory=list, init=False)
+
+    def listen(self, call: Callable[[], object]) -> Callable[[], None]:
+        """Call ``call()`` whenever this device has another keyring; what this returns ends that."""
+        self._listeners.append(call)
+        return lambda: self._listeners.remove(call)
 
     # --- in step with the server ----------------------------------------------------------------------
 
@@ -245,6 +251,8 @@ class Keys:
 
     async def _save(self, keyring: OpenKeyring) -> None:
         await completed(self._worker.run(self._local.save_keyring, keyring))
+        for call in self._listeners.copy():
+            call()
 
     def _server(self) -> IRemoteKeys:
         if self._remote is None:

@@ -18,7 +18,7 @@ from attrs import evolve, frozen
 from soledad.crypto.cipher import Context, KeyMaterial, Keys
 from soledad.crypto.container import open_, seal
 from soledad.crypto.kdf import Mac, info_list
-from soledad.crypto.keyring import OpenKeyring, SharedPart
+from soledad.crypto.keyring import Keyring, OpenKeyring, SharedPart
 from soledad.crypto.slots import Fields
 from soledad.errors import MalformedCheckpoint
 from soledad.model.ids import RecordName, UserId
@@ -222,6 +222,11 @@ def is_keyring_back(expected: KeyringMark, found: KeyringMark) -> bool:
     return found.generation < expected.generation or (
         found.generation == expected.generation and found.hash != expected.hash
     )
+
+
+def is_keyring_untold(head: Checkpoint | None, keyring: Keyring) -> bool:
+    """Tell whether a keyring is newer than the head names: than the first one, where there is none yet."""
+    return keyring.generation > (1 if head is None else head.keyring.generation)
 
 
 def _of_commits(known: Checkpoint, head: Checkpoint) -> set[IncidentKind]:

@@ -189,11 +189,29 @@ class FollowingTests(SynchronousTestCase):
         self.clock.advance(BACKOFF[-1])
         self.events.tell(1)
         self.assertTrue(self.following.listening)
+        self.assertIsNone(self.following.problem)
         attempts = self.events.attempts
         self.events.end()
         self.assertFalse(self.following.listening)
         self.clock.advance(BACKOFF[0])
         self.assertEqual(self.events.attempts, attempts + 1)
+
+    def test_problems_apart(self) -> None:
+        """What is wrong with listening is over when the server is heard again, and with a sync when one succeeds."""
+        unheard, unsynced = ConnectionFailed(), Unauthorized()
+        self.events.end(unheard)
+        self.synced(1, unsynced)
+        self.assertIs(self.following.problem, unsynced)
+        self.clock.advance(BACKOFF[0] - GATHER)
+        self.events.tell(1)
+        self.assertIs(self.following.problem, unsynced)
+        self.events.end(unheard)
+        self.clock.advance(GATHER)
+        self.synced(2)
+        self.assertIs(self.following.problem, unheard)
+        self.clock.advance(BACKOFF[0])
+        self.events.tell(1)
+        self.assertIsNone(self.following.problem)
 
     def test_bug(self) -> None:
         """What nobody expected is logged, and tried again too."""

@@ -37,6 +37,18 @@ class EventsTests(SynchronousTestCase):
         pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
         self.assertEqual([heads for piece in pieces for heads in parser.feed(piece)], [FIRST, SECOND])
 
+    @given(st.integers(0, 2**16), st.integers(1, 255))
+    def test_any_byte(self, place: int, noise: int) -> None:
+        """Whatever a byte becomes, events are read, or the stream is refused; no other event is spoiled."""
+        stream = bytearray(SECOND.encode())
+        stream[place % len(stream)] ^= noise
+        try:
+            found = read(FIRST.encode() + bytes(stream) + HEARTBEAT + b"\n" + FIRST.encode())
+        except UnexpectedAnswer:
+            return
+        self.assertEqual((found[0], found[-1]), (FIRST, FIRST))
+        self.assertLessEqual(len(found), 3)
+
     def test_left_out(self) -> None:
         """Comments, other fields, other events, and what does not end, are no events."""
         for stream in (

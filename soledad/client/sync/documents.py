@@ -678,7 +678,14 @@ class Exchange:
     @property
     def _has_to_tell(self) -> bool:
         """Whether there is something that the other devices have to know even if no document goes out."""
-        return self._untold or self._standing.restarting
+        is_keyring_untold = checkpoints.is_keyring_untold(self._known, self._keyring) and self._has_room
+        return self._untold or self._standing.restarting or is_keyring_untold
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether the checkpoint has an entry of this device, or can have one more."""
+        devices = self._known.devices if self._known else {}
+        return self._replica in devices or len(devices) < checkpoints.MAX_DEVICES
 
     async def _plan_push(self, outgoing: Sequence[Outgoing], digest: int) -> PushPlan:
         keyring = self._keyring
@@ -705,7 +712,7 @@ class Exchange:
         now = self._parts.now()
         commit = Commit(self._standing.count + 1, urandom(16).hex(), now)
         before = self._known or checkpoints.begun(urandom(16).hex())
-        if self._replica not in before.devices and len(before.devices) >= checkpoints.MAX_DEVICES:
+        if not self._has_room:
             raise TooManyDevices(checkpoints.MAX_DEVICES)
         mark = KeyringMark.of(self._parts.keys.keyring)
         if mark.generation < before.keyring.generation:

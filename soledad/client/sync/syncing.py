@@ -106,6 +106,12 @@ class Syncing:
         encoded = look.standing.checkpoint
         return checkpoints.parse(encoded) if encoded else None
 
+    async def has_unsent(self) -> bool:
+        """Tell whether the other devices have something to hear of: a document, or a newer keyring."""
+        if (await self.parts.journal.look()).is_changed:
+            return True
+        return checkpoints.is_keyring_untold(await self.checkpoint(), self.parts.keys.keyring.keyring)
+
     async def news(self) -> list[News]:
         """Return when each store of the user has last been heard of."""
         checkpoint = await self.checkpoint()

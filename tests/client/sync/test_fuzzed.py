@@ -8,6 +8,7 @@ from typing import Any
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
 
 from soledad.deferreds import unawaited
 from soledad.errors import SoledadError, StaleToken
@@ -20,7 +21,7 @@ from soledad.wire.changes import (
     encode_names,
     encode_page,
 )
-from tests.client.sync.devices import DevicesTestCase, put_between
+from tests.client.sync.devices import Between, DevicesTestCase, put_between
 from tests.limits import examples
 
 TRUTH: dict[str, Any] = {"a": {"n": 1}, "b": None, "c": {"n": 2}, "d": {"n": 3}}
@@ -73,6 +74,47 @@ class FuzzedTests(DevicesTestCase):
         self.assertEqual(self.now(store.sync_problems()), [])
         self.now(store.close())
 
+    @settings(max_examples=examples(25))
+    @given(st.integers(0, 2**32))
+    def test_any_keyring(self, seed: int) -> None:
+        """Whatever is done to the keyring on its way, no other is taken; afterwards the right one is."""
+        chance = Random(seed)
+        self.folders[self.two] = self.behind
+        store = self.open(self.copy(self.two))
+        self.addCleanup(store.close)
+        before, remote = store._local.keyring, store._keys._remote
+        older = before.shared.encode()
+        change: Any = chance.choice((self.one.rotate_root, self.one.create_recovery_code))
+        self.now(change())
+        self.sync(self.one)
+        after = self.one._local.keyring
+
+        def distort(name: str, number: int, answer: Any) -> Any:
+            is_left = name != "get" or chance.random() < 0.3
+            return answer if is_left else chance.choice((older, self.with_noise(chance, answer)))
+
+        lying: Any = Between(remote, after=distort)
+        store._keys._remote = lying
+        possible = [before.keyring, after.keyring]
+        for _ in range(3):
+            self.attempt(store)
+            settling = Deferred.fromCoroutine(store._keys.settle())
+            self.now(settling.addErrback(lambda failure: failure.trap(SoledadError)))
+            # What was newer once is not given up again.
+            possible = possible[possible.index(store._local.keyring.keyring) :]
+        self.assertIn("get", lying.calls)
+        store._keys._remote = remote
+        self.sync(store, self.one)
+        for device in (store, self.one):
+            self.assertEqual(device._local.keyring.shared, after.shared)
+            self.assertEqual({doc_id: self.content(device, doc_id) for doc_id in TRUTH}, TRUTH)
+        self.now(store.close())
+
+    def with_noise(self, chance: Random, data: bytes) -> bytes:
+        """Return bytes of which one is another one, or that end early."""
+        at, noise = chance.randrange(len(data)), chance.randint(0, 255)
+        return data[:at] + (bytes([data[at] ^ noise]) + data[at + 1 :] if noise else b"")
+
     def attempt(self, store: Any) -> None:
         """Sync, which succeeds, or fails with an error of ours."""
         outcome: list[Any] = []
@@ -87,7 +129,7 @@ class FuzzedTests(DevicesTestCase):
         if chance.random() < 0.1:
             raise StaleToken()
         if isinstance(answer, Idle):
-            return answer
+            return Idle(chance.choice(("", "c.aa.1", answer.blobs[:-1], answer.blobs + "0")))
         if isinstance(answer, str):
             return chance.choice(("", "1.0", answer))
         if chance.random() < 0.5:

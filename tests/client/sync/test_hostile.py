@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from soledad import IncidentKind, Reason, Soledad, TamperPolicy
 from soledad.crypto.record import record_name
 from soledad.errors import ConnectionFailed, ServerRolledBack, TamperingDetected
 from soledad.model.ids import DocId
-from soledad.testing import MemoryServer
+from soledad.testing import MemoryServer, make_store
 from tests.client.sync.devices import DevicesTestCase, put_between
 from tests.client.sync.evil import Evil
 
@@ -102,6 +103,26 @@ class RecordTests(HostileTestCase):
         self.sync(self.two)
         self.assertEqual(self.content(self.two, "b"), {"n": 0})
         self.assertIn(IncidentKind.RECORD_FORGED, self.kinds(self.two))
+
+    def test_moved_from_another_user(self) -> None:
+        """A record of another user of the server is not taken, whatever is there of the document, and reported."""
+        mine = self.evil.names()
+        stranger = make_store(self, self.server, uuid="stranger")
+        for doc_id in "ad":
+            self.put(stranger, doc_id, {"n": 7})
+        self.sync(stranger)
+        theirs = [self.evil.record(name) for name in self.evil.names() if name not in mine]
+        for doc_id in "ad":
+            self.put(self.one, doc_id, {"n": 2})
+        self.sync(self.one)
+        key = self.one._local.keyring.keyring.names_key
+        for doc_id, record in zip("ad", theirs, strict=True):
+            self.evil.alter(record_name(key, DocId(doc_id)), record)
+        self.sync(self.two)
+        self.assertEqual([self.content(self.two, doc_id) for doc_id in "ad"], [{"n": 1}, None])
+        self.assertEqual({one.reason for one in self.now(self.two.sync_problems())}, {Reason.UNKNOWN_KEY})
+        self.assertEqual(len(self.now(self.two.sync_problems())), 2)
+        self.assertEqual(self.kinds(self.two), {IncidentKind.STATE_DIFFERS})
 
     def test_withheld(self) -> None:
         """That a record in the middle is missing is noticed, and the rest arrives."""
@@ -421,6 +442,26 @@ class PolicyTests(HostileTestCase):
         self.sync(three)
         told = [one for one in self.now(three.incidents()) if one.device == self.one._local.documents.replica]
         self.assertIn(IncidentKind.CHECKPOINT_FORGED, {one.kind for one in told})
+
+    def told_by_one(self, cheat: Callable[[], object]) -> set[IncidentKind]:
+        """Let the first device sync with a server that cheats, and return what it has told another one of it."""
+        three = self.another()
+        self.sync(three)
+        self.put(self.two, "d", {"n": 1})
+        self.sync(self.two)
+        cheat()
+        self.sync(self.one, three)
+        replica = self.one._local.documents.replica
+        return {one.kind for one in self.now(three.incidents()) if one.device == replica}
+
+    def test_told_of_a_record(self) -> None:
+        """What a device has found of a record, the others are told."""
+        moved = self.told_by_one(lambda: self.evil.replace(self.names["b"], self.evil.record(self.names["a"])))
+        self.assertIn(IncidentKind.RECORD_FORGED, moved)
+
+    def test_told_of_the_state(self) -> None:
+        """What a device has found of the whole state, the others are told."""
+        self.assertIn(IncidentKind.STATE_BACK, self.told_by_one(lambda: self.evil.put_back(self.old)))
 
     def test_no_policy(self) -> None:
         """A policy is one of three."""

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from soledad import Soledad
-from soledad.client.follow import BACKOFF, GATHER
+from soledad.client.follow import BACKOFF, GATHER, Following
 from soledad.client.sync.syncing import Syncing
-from soledad.crypto.keyring import SharedPart
-from soledad.errors import KeyringRolledBack, NoServer, StoreClosed, TamperingDetected, UnknownKey
-from soledad.model.ids import UserId
+from soledad.crypto.keyring import SharedPart, unlock
+from soledad.crypto.slots import Passphrase
+from soledad.errors import KeyringRolledBack, NoServer, StoreClosed, TamperingDetected, UnknownKey, WrongPassphrase
+from soledad.model.blob import BlobKey
+from soledad.model.ids import DEFAULT, BlobId, UserId
 from soledad.model.tampering import IncidentKind, TamperPolicy
 from soledad.server.keyrings import Keyrings
 from soledad.testing import make_store
-from tests.client.sync.devices import DevicesTestCase
+from soledad.wire.container import Header
+from tests.client.sync.devices import DevicesTestCase, put_between
+from tests.client.sync.evil import Evil
 
 
 class KeyringCase(DevicesTestCase):
@@ -93,6 +98,92 @@ class KeyringTests(KeyringCase):
         self.sync(self.one, two)
         self.assertEqual(two._local.keyring.keyring, self.one._local.keyring.keyring)
         self.assertEqual(self.kinds(two), [])
+
+    def requests(self, store: Soledad) -> list[str]:
+        """Return what a device asks the server for while it syncs."""
+        between = put_between(store)
+        self.sync(store)
+        return between.calls
+
+    def change(self, change: str) -> None:
+        """Let the first device change the keyring."""
+        work: dict[str, Callable[[], Deferred[Any]]] = {
+            "root": self.one.rotate_root,
+            "passphrase": lambda: self.one.change_passphrase("another"),
+            "code": self.one.create_recovery_code,
+        }
+        self.now(work[change]())
+
+    def test_told_alone(self) -> None:
+        """A changed keyring reaches a device that is open with the next sync, though no document was changed."""
+        two = self.device()
+        self.sync(self.one, two)
+        for change in ("root", "code", "root"):
+            self.change(change)
+            self.sync(self.one, two)
+            self.assertEqual(two._local.keyring.shared, self.one._local.keyring.shared)
+            self.put(self.one, "a", {"n": 1})
+            self.sync(self.one, two)
+        self.assertEqual(self.kinds(two), [])
+
+    def test_new_passphrase(self) -> None:
+        """Once it is in step, the other device opens with the new passphrase, and with the old one no more."""
+        two = self.device()
+        self.now(two.change_passphrase("before"))
+        self.sync(two, self.one)
+        self.change("passphrase")
+        self.sync(self.one, two)
+        uuid, data = UserId("user"), (self.folders[two] / "user.keyring").read_bytes()
+        self.assertEqual(unlock(uuid, data, Passphrase("another")).keyring, self.one._local.keyring.keyring)
+        self.assertRaises(WrongPassphrase, unlock, uuid, data, Passphrase("before"))
+
+    def test_sealed_under_the_new_root(self) -> None:
+        """What the other device makes after that is sealed under the new root: blobs, records, the checkpoint."""
+        two, evil = self.device(), Evil(self.server)
+        self.sync(self.one, two)
+        self.change("root")
+        self.sync(self.one, two)
+        self.put(two, "a", {"n": 1})
+        self.now(two.blobs.put("b", b"bytes"))
+        self.sync(two)
+        blob = self.now(two._local.blobs.get(BlobKey(DEFAULT, BlobId("b"))))
+        assert blob is not None and blob.sealed is not None and blob.sealed.header is not None
+        sealed = [blob.sealed.header, evil.checkpoint(), *(evil.record(name) for name in evil.names())]
+        current = self.one._local.keyring.current.key_id
+        self.assertEqual([Header.parse(one).key_id for one in sealed], 3 * [current])
+
+    def test_told_once(self) -> None:
+        """One device tells of a keyring, whichever has it; then a sync with nothing to do is one request again."""
+        two, three = self.device(), self.device()
+        self.put(self.one, "a", {"n": 1})
+        self.sync(self.one, two, three)
+        self.assertEqual(self.requests(self.one), ["pull"])
+        self.change("root")
+        two = self.reopen(two)
+        self.assertEqual(two._local.keyring.current, self.one._local.keyring.current)
+        self.assertEqual(self.requests(two), ["pull", "push"])
+        for store in (self.one, three, two):
+            self.assertNotIn("push", self.requests(store))
+            self.assertEqual(self.requests(store), ["pull"])
+        self.assertEqual(three._local.keyring.current, self.one._local.keyring.current)
+
+    def test_not_told(self) -> None:
+        """A device that sends nothing, as the server does not tell the truth, does not tell of its keyring either."""
+        evil = Evil(self.server)
+        for policy in (TamperPolicy.READ_ONLY, TamperPolicy.REFUSE):
+            store = self.device()
+            self.now(store.set_tamper_policy(policy))
+            self.put(store, policy.value, {"n": 1})
+            self.sync(store)
+            before = evil.snapshot()
+            self.put(store, policy.value, {"n": 2})
+            self.sync(store)
+            evil.put_back(before)
+            self.now(store.rotate_root())
+            between = put_between(store)
+            self.fails(store.sync(), TamperingDetected)
+            self.assertNotIn("push", between.calls)
+            self.now(store.accept_server_restore())
 
     def test_put_back(self) -> None:
         """An older keyring is noticed by who had a newer one, and by who hears of one; the others are told."""
@@ -192,6 +283,31 @@ class FollowTests(KeyringCase):
         self.pass_time(two)
         self.assertEqual(two._local.keyring.current, self.one._local.keyring.current)
 
+    def test_keyring_alone(self) -> None:
+        """So it is if no document is changed, on whichever device; then it is quiet."""
+        two = self.device()
+        for store in (self.one, two):
+            self.follow(store)
+        for store in (self.one, two):
+            self.now(store.rotate_root())
+            self.pass_time(store, self.one, two, self.one, two)
+            self.assertEqual(two._local.keyring.current, self.one._local.keyring.current)
+        syncs: list[str] = []
+        self.patch(Syncing, "_begin", lambda syncing: syncs.append("another"))
+        self.pass_time(self.one, two, self.one, two)
+        self.assertEqual(syncs, [])
+
+    def test_keyring_unheard(self) -> None:
+        """A device that changed the keyring tells of it without hearing from the server that it did."""
+        self.patch(Following, "_heard", lambda following, heads: None)
+        following = self.follow(self.one)
+        self.now(self.one.rotate_root())
+        between = put_between(self.one)
+        self.pass_time(self.one)
+        self.assertEqual(between.calls, ["pull", "push"])
+        self.stopped(following.stop())
+        self.assertEqual(self.one._keys._listeners, [])
+
     def test_blobs(self) -> None:
         """A blob that has no document goes as well, and its deletion does; then nobody is told any more."""
         two = self.device()
@@ -220,6 +336,17 @@ class FollowTests(KeyringCase):
         two._reactor.advance(BACKOFF[0])
         self.pass_time(two)
         self.assertEqual(self.content(two, "a"), {"n": 1})
+        self.assertIsNone(following.problem)
+
+    def test_reconnects_without_news(self) -> None:
+        """Once it hears of the server again nothing is wrong, though nothing has changed meanwhile."""
+        following = self.follow(self.one)
+        self.server.disconnect()
+        self.assertIsNotNone(following.problem)
+        self.server.heal()
+        self.one._reactor.advance(BACKOFF[0])
+        self.pass_time(self.one)
+        self.assertTrue(following.listening)
         self.assertIsNone(following.problem)
 
     def test_ends(self) -> None:

@@ -41,6 +41,8 @@ class Write:
     replaced: list[Write]
     #: Whether it may be gone: the store was put back to an older state before it had sent it.
     excused: bool = False
+    #: Whether it may come back though it was replaced: a store that was put back may send it anew.
+    may_return: bool = False
     #: Whether the server has it for certain.
     is_sent: bool = False
 
@@ -55,6 +57,8 @@ class Device:
     writes: list[Write] = field(factory=list)
     #: Copies of the folder, each with how much was written before it.
     copies: list[tuple[Path, int]] = field(factory=list)
+    #: Whether there is, or was, another store that goes on from the same.
+    is_twin: bool = False
 
 
 class DevicesMachine(RuleBasedStateMachine):
@@ -67,8 +71,9 @@ class DevicesMachine(RuleBasedStateMachine):
         """Have three devices."""
         self.server = MemoryServer()
         self.numbers = count()
-        self.is_copied = False
         self.writes: list[Write] = []
+        #: The bytes of each blob that was attached.
+        self.attached: dict[str, bytes] = {}
         first = self.open(self.folder())
         folders = [second_device(first.store, self.folder()) for _ in range(2)]
         self.devices = [first, *map(self.open, folders)]
@@ -105,7 +110,9 @@ class DevicesMachine(RuleBasedStateMachine):
         else:
             doc.content = {"n": content}
             if content % 5 == 0:
-                self.now(doc.put_attachment(b"attached"))
+                data = b"attached with %d" % content
+                self.now(doc.put_attachment(data))
+                self.attached[doc.attachments["default"].blob_id] = data
             self.now(device.store.put_doc(doc))
         self.written(device, Write(doc_id, content, seen))
 
@@ -135,6 +142,7 @@ class DevicesMachine(RuleBasedStateMachine):
 
     def written(self, device: Device, write: Write) -> None:
         """Remember it."""
+        write.may_return = device.is_twin
         self.writes.append(write)
         device.writes.append(write)
 
@@ -207,9 +215,8 @@ class DevicesMachine(RuleBasedStateMachine):
         self.attempt(device, **{"after" if arrives else "before": die})
         if left.exists():
             self.now(device.store.close())
-            self.devices[number] = Device(
-                make_store(self.test, self.server, data_dir=left), left, device.writes, device.copies
-            )
+            store = make_store(self.test, self.server, data_dir=left)
+            self.devices[number] = Device(store, left, device.writes, device.copies, device.is_twin)
 
     def attempt(self, device: Device, **what: Callable[..., Any]) -> None:
         """Sync, which may fail, or wait for its turn for ever."""
@@ -244,7 +251,6 @@ class DevicesMachine(RuleBasedStateMachine):
         device = self.devices[number]
         if not device.copies:
             return
-        self.is_copied = True
         copy, length = device.copies.pop()
         gone = self.devices[other] if both else device
         self.now(gone.store.close())
@@ -252,6 +258,10 @@ class DevicesMachine(RuleBasedStateMachine):
             write.excused = not write.is_sent
         opened = self.open(copy)
         opened.writes = device.writes[:length]
+        # What a store had not sent when it finds that it is not the only one, it sends anew.
+        opened.is_twin = device.is_twin = gone is not device or device.is_twin
+        for write in device.writes if opened.is_twin else opened.writes:
+            write.may_return = True
         self.devices[other if both else number] = opened
 
     # --- what a person expects ------------------------------------------------------------------------
@@ -287,28 +297,33 @@ class DevicesMachine(RuleBasedStateMachine):
 
     def attachments_open(self, device: Device) -> None:
         """Every device has the bytes of what is attached, or gets them."""
-        _, docs = self.now(device.store.get_all_docs())
-        for doc in docs:
-            if doc.attachments:
-                file = self.now(doc.get_attachment())
-                self.test.assertEqual(file.read(), b"attached")
-                file.close()
+        for doc_id in IDS:
+            for doc in self.versions(device, doc_id):
+                for pointer in doc.attachments.values():
+                    file = self.now(doc.get_attachment())
+                    self.test.assertEqual(file.read(), self.attached[pointer.blob_id])
+                    file.close()
+
+    def versions(self, device: Device, doc_id: str) -> list[Any]:
+        """Return all versions of a document."""
+        versions: list[Any] = self.now(device.store.get_doc_conflicts(doc_id))
+        if versions:
+            return versions
+        doc = self.now(device.store.get_doc(doc_id, include_deleted=True))
+        return [] if doc is None else [doc]
 
     def state(self, device: Device) -> dict[str, list[tuple[Any, ...]]]:
         """Return all versions of all documents."""
-        found = {}
-        for doc_id in IDS:
-            versions = self.now(device.store.get_doc_conflicts(doc_id))
-            if not versions:
-                doc = self.now(device.store.get_doc(doc_id, include_deleted=True))
-                versions = [] if doc is None else [doc]
-            found[doc_id] = [
-                (one.rev, None if one.content is None else one.content["n"], dict(one.attachments)) for one in versions
+        return {
+            doc_id: [
+                (one.rev, None if one.content is None else one.content["n"], dict(one.attachments))
+                for one in self.versions(device, doc_id)
             ]
-        return found
+            for doc_id in IDS
+        }
 
     def nothing_lost(self, state: dict[str, list[tuple[Any, ...]]]) -> None:
-        """Everything that was written is there, or was replaced by somebody who saw it; nothing comes back."""
+        """Everything that was written is there, or was replaced by somebody who saw it; what was replaced is gone."""
         there = {doc_id: {content for _, content, _ in versions} for doc_id, versions in state.items()}
         alive: set[Write] = set()
         for write in reversed(self.writes):
@@ -317,7 +332,7 @@ class DevicesMachine(RuleBasedStateMachine):
             if write.content in there[write.doc_id] or alive.intersection(replaced):
                 alive.add(write)
             self.test.assertTrue(write in alive or write.excused, write)
-            if replaced and alive.intersection(replaced) and not self.is_copied and write.content is not None:
+            if alive.intersection(replaced) and not write.may_return and write.content is not None:
                 self.test.assertNotIn(write.content, there[write.doc_id])
 
 

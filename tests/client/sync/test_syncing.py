@@ -154,6 +154,7 @@ class ManyTests(DevicesTestCase):
 
     def test_one_more(self) -> None:
         """One more device takes what there is, as often as it likes, and can send nothing; the others go on."""
+        self.now(self.late.rotate_root())
         self.sync(self.late)
         self.put(self.late, "from-4", {"n": 4})
         for number in range(2):
