@@ -346,7 +346,11 @@ class BlobStore:
         return True
 
     def send(self, blob_id: str, namespace: str = DEFAULT, *, progress: ProgressCallback | None = None) -> Transfer:
-        """Send one blob now; the handle tells what becomes of it."""
+        """
+        Send one blob now; the handle tells what becomes of it.
+
+        One that is to stay here stays here: its transfer ends at once, well, with ``LOCAL_ONLY``.
+        """
         return self._server().engine.start(_key(blob_id, namespace), Direction.UPLOAD, progress)
 
     def fetch(self, blob_id: str, namespace: str = DEFAULT, *, progress: ProgressCallback | None = None) -> Transfer:

@@ -235,6 +235,15 @@ class SyncTests(TwoDevices):
         self.now(self.here.blobs.set_local_only("a", True))
         self.assertIs(self.status(), S.LOCAL_ONLY)
 
+    def test_local_only_by_name(self) -> None:
+        """It is not sent when it is asked for by its name, either."""
+        self.put(b"mine", local_only=True)
+        requests = self.watch_requests()
+        self.assertIs(self.now(self.here.blobs.send("a").done), S.LOCAL_ONLY)
+        self.assertEqual(requests, [])
+        self.assertEqual(self.here.blobs.transfers(), [])
+        self.assertEqual(self.now(self.here.blobs.remote_count()), 0)
+
     def test_asked_for(self) -> None:
         """One that is only on the server is fetched when it is asked for, known here or not."""
         for size in (1000, INLINE * 3):

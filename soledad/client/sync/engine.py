@@ -419,5 +419,5 @@ class Engine(Holder):
 def _is_done(row: Queued, direction: Direction) -> bool:
     """Tell whether there is nothing to do any more."""
     if direction is Direction.UPLOAD:
-        return row.status in (SyncStatus.SYNCED, SyncStatus.REMOTE)
+        return row.status in (SyncStatus.SYNCED, SyncStatus.REMOTE, SyncStatus.LOCAL_ONLY)
     return row.status.is_local if direction is Direction.DOWNLOAD else False
