@@ -208,6 +208,7 @@ class BlobStore:
         if local_only and self._remote is not None:
             await self._remote.engine.release(key)
         await self._local.change(key, SyncEvent.KEPT_LOCAL if local_only else SyncEvent.RETRIED)
+        self._tell()
 
     # --- room -----------------------------------------------------------------------------------------
 
@@ -383,7 +384,7 @@ class BlobStore:
             self._remote.engine.go_on()
 
     def listen(self, call: Callable[[], object]) -> Callable[[], None]:
-        """Call ``call()`` whenever something is put or deleted; what this returns ends that."""
+        """Call ``call()`` whenever something is put, deleted or let go to the server; what this returns ends that."""
         self._listeners.append(call)
         return lambda: self._listeners.remove(call)
 

@@ -208,6 +208,19 @@ class FollowTests(KeyringCase):
         self.assertEqual(self.now(self.one.blobs.remote_count()), 0)
         self.assertEqual(self.one.blobs._listeners, [])
 
+    def test_let_go(self) -> None:
+        """A blob that was to stay here goes as soon as it may."""
+        two = self.device()
+        followings = [self.follow(store) for store in (self.one, two)]
+        self.now(self.one.blobs.put("b", b"bytes", local_only=True))
+        self.pass_time(self.one, two)
+        self.assertFalse(self.now(two.blobs.exists("b")))
+        self.now(self.one.blobs.set_local_only("b", False))
+        self.pass_time(self.one, two)
+        self.assertEqual(self.now(two.blobs.get("b")).read(), b"bytes")
+        for following in followings:
+            self.stopped(following.stop())
+
     def test_reconnects(self) -> None:
         """After an interruption it goes on."""
         two = self.device()
