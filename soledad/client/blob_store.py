@@ -351,11 +351,17 @@ class BlobStore:
         Send one blob now; the handle tells what becomes of it.
 
         One that is to stay here stays here: its transfer ends at once, well, with ``LOCAL_ONLY``.
+        One that this device does not know, or has deleted, fails with `BlobNotFound`; one that is deleted meanwhile,
+        with a `CancelledError`.
         """
         return self._server().engine.start(_key(blob_id, namespace), Direction.UPLOAD, progress)
 
     def fetch(self, blob_id: str, namespace: str = DEFAULT, *, progress: ProgressCallback | None = None) -> Transfer:
-        """Fetch one blob now, of which this device knows; the handle tells what becomes of it."""
+        """
+        Fetch one blob now, of which this device knows; the handle tells what becomes of it.
+
+        It fails for blobs that are unknown here, or deleted, as `send` does; `get` asks the server for them.
+        """
         return self._server().engine.start(_key(blob_id, namespace), Direction.DOWNLOAD, progress)
 
     def transfers(self) -> builtin_list[Transfer]:

@@ -20,6 +20,7 @@ from soledad.deferreds import outlasting
 from soledad.errors import (
     AuthenticationFailed,
     BlobExists,
+    BlobNotFound,
     ConnectionFailed,
     InvalidLimit,
     RetriableTransferError,
@@ -580,6 +581,35 @@ class HandleTests(EngineCase):
         self.put(noise(MEDIUM))
         self.server.disconnect()
         self.fails(self.here.blobs.send("a").done, ConnectionFailed)
+
+    def test_unknown(self) -> None:
+        """There is none of a blob that this device does not know, or has deleted; nothing is asked for it."""
+        self.put(noise(LARGE))
+        self.sync(self.here)
+        self.now(self.here.blobs.delete("a"))
+        requests = self.watch_requests()
+        for blob_id in ("a", "nowhere"):
+            for start in (self.here.blobs.send, self.here.blobs.fetch):
+                transfer = start(blob_id)
+                self.fails(transfer.done, BlobNotFound)
+                self.assertIs(transfer.state, TransferState.ENDED)
+        self.assertEqual(requests, [])
+        self.assertEqual(self.here.blobs.transfers(), [])
+
+    def test_gone_meanwhile(self) -> None:
+        """One that is held while its blob is deleted elsewhere finds that there is none."""
+        self.put(noise(LARGE))
+        self.sync(self.here)
+        self.now(Deferred.fromCoroutine(self.there.blobs._server().changes.refresh(DEFAULT)))
+        self.server.stall()
+        transfer = self.there.blobs.fetch("a")
+        transfer.pause()
+        self.server.heal()
+        self.now(self.here.blobs.delete("a"))
+        self.sync()
+        self.assertNoResult(done := transfer.done)
+        transfer.resume()
+        self.fails(done, BlobNotFound)
 
     def test_paused(self) -> None:
         """A transfer that is paused gives up its connection, waits, and goes on where it was."""

@@ -22,7 +22,14 @@ from soledad.client.sync.carrying import Carrying
 from soledad.client.sync.retry import IN_A_ROW, LATE, SOON, Remedy, reason_of, remedy
 from soledad.client.transfers import Hands, Holder, Transfer, TransferState, silently
 from soledad.deferreds import Serial, SerialByKey, Worker, completed, deferred, gather, unawaited
-from soledad.errors import RetriableTransferError, SoledadError, StorageFailed, StorageFull, StoreClosed
+from soledad.errors import (
+    BlobNotFound,
+    RetriableTransferError,
+    SoledadError,
+    StorageFailed,
+    StorageFull,
+    StoreClosed,
+)
 from soledad.model.blob import BlobKey, SyncEvent, SyncStatus
 from soledad.model.transfer import Direction, Queued
 from soledad.streams import Progress
@@ -378,10 +385,9 @@ class Engine(Holder):
 
         async def go_on() -> None:
             row = await self._queue.look_up(transfer.key)
-            if row is None:
-                self._finished(transfer.key, transfer, CancelledError())
-            else:
-                await self._one(row, transfer)
+            if row is None or row.status is SyncStatus.PENDING_DELETE:
+                raise BlobNotFound(transfer.blob_id, transfer.namespace)
+            await self._one(row, transfer)
 
         self._transfers.setdefault(transfer.key, transfer)
         turn = transfer.turn
