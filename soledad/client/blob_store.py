@@ -310,6 +310,7 @@ class BlobStore:
         the store is open, and from the next opening on.  What the server takes no more is ``FAILED_UPLOAD``.
 
         :raise TransferError: it is no use to go on: the server is out of reach, or does not know the user.
+        :raise KeyringError: nothing is sent before a person has seen to `Soledad.keyring_problem`.
         """
         await self._run(Scope(SENDING, _optional(namespace)), progress)
 
@@ -325,7 +326,11 @@ class BlobStore:
 
     @network_operation
     async def sync(self, namespace: str | None = None, *, progress: ProgressCallback | None = None) -> None:
-        """Note what changed on the server, then send and fetch: one namespace, or all that this device knows."""
+        """
+        Note what changed on the server, then send and fetch: one namespace, or all that this device knows.
+
+        Errors and failures as `send_missing`; what keeps it from sending keeps it not from fetching.
+        """
         await self.sync_blobs(_optional(namespace), progress)
 
     async def sync_blobs(self, only: Namespace | None = None, progress: ProgressCallback | None = None) -> None:
