@@ -640,6 +640,17 @@ class HandleTests(EngineCase):
         self.server.disconnect()
         self.fails(self.here.blobs.send("a").done, ConnectionFailed)
 
+    def held_download(self) -> Transfer:
+        """Return a transfer to the other device, which is held."""
+        self.put(noise(LARGE))
+        self.sync(self.here)
+        self.now(Deferred.fromCoroutine(self.there.blobs._server().changes.refresh(DEFAULT)))
+        self.server.stall()
+        transfer = self.there.blobs.fetch("a")
+        transfer.pause()
+        self.server.heal()
+        return transfer
+
     def test_unknown(self) -> None:
         """There is none of a blob that this device does not know, or has deleted; nothing is asked for it."""
         self.put(noise(LARGE))
@@ -656,13 +667,7 @@ class HandleTests(EngineCase):
 
     def test_gone_meanwhile(self) -> None:
         """One that is held while its blob is deleted elsewhere finds that there is none."""
-        self.put(noise(LARGE))
-        self.sync(self.here)
-        self.now(Deferred.fromCoroutine(self.there.blobs._server().changes.refresh(DEFAULT)))
-        self.server.stall()
-        transfer = self.there.blobs.fetch("a")
-        transfer.pause()
-        self.server.heal()
+        transfer = self.held_download()
         self.now(self.here.blobs.delete("a"))
         self.sync()
         self.assertNoResult(done := transfer.done)
@@ -742,13 +747,7 @@ class HandleTests(EngineCase):
 
     def test_paused_and_asked_for(self) -> None:
         """Whoever asks for the blob itself does not wait either, and ends what was held."""
-        self.put(noise(LARGE))
-        self.sync(self.here)
-        self.now(Deferred.fromCoroutine(self.there.blobs._server().changes.refresh(DEFAULT)))
-        self.server.stall()
-        transfer = self.there.blobs.fetch("a")
-        transfer.pause()
-        self.server.heal()
+        transfer = self.held_download()
         self.assertEqual(self.read(), noise(LARGE))
         self.fails(transfer.done, CancelledError)
         self.assertEqual(self.there.blobs.transfers(), [])
