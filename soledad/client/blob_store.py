@@ -334,7 +334,7 @@ class BlobStore:
     @network_operation
     async def sync(self, namespace: str | None = None, *, progress: ProgressCallback | None = None) -> None:
         """
-        Note what changed on the server, then send and fetch: one namespace, or all that this device knows.
+        Note what changed on the server, then send and fetch: one namespace, or all that any device has used.
 
         Errors and failures as `send_missing`; what keeps it from sending keeps it not from fetching.
         """

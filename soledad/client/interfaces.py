@@ -39,7 +39,7 @@ from soledad.model.tampering import Incident, Problem, TamperPolicy
 from soledad.model.transfer import Direction, Queued
 from soledad.wire.changes import NAMES_LIMIT, RECORDS_LIMIT, Idle, NamesPage, SyncHead, SyncPage
 from soledad.wire.events import Heads
-from soledad.wire.listing import Page
+from soledad.wire.listing import Namespaces, Page
 from soledad.wire.routes import ListRoute
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -718,6 +718,9 @@ class IRemoteBlobs(Interface):
 
     def count_blobs(route: ListRoute) -> Deferred[int]:
         """Return how many blobs the list would have."""
+
+    def list_namespaces() -> Deferred[Namespaces]:
+        """Return the namespaces of which the server has blobs or tombstones, `NAMESPACES_LIMIT` of them at most."""
 
     def get_flags(blob_id: BlobId, namespace: Namespace = DEFAULT) -> Deferred[tuple[Flag, ...]]:
         """

@@ -56,17 +56,12 @@ def record_name(names_key: bytes, doc_id: DocId) -> RecordName:
     return RecordNames.under(names_key).of(doc_id)
 
 
-def seal_record(material: KeyMaterial, names_key: bytes, salt: bytes, versions: Versions) -> SealedRecord:
+def seal_record(material: KeyMaterial, name: RecordName, salt: bytes, versions: Versions) -> SealedRecord:
     """
-    Return the record of a document.  ``salt``: 24 random bytes, never used before.
+    Return the record of a document, under its name.  ``salt``: 24 random bytes, never used before.
 
     :raise DocumentTooBig: it has more bytes than a record may have.
     """
-    return seal_named(material, record_name(names_key, versions.doc_id), salt, versions)
-
-
-def seal_named(material: KeyMaterial, name: RecordName, salt: bytes, versions: Versions) -> SealedRecord:
-    """Do as `seal_record`, when the name of the document's record is known already."""
     return SealedRecord(name, seal(material, _context(name), salt, encode(versions)))
 
 
@@ -78,21 +73,16 @@ class RecordOpener:
     _names: RecordNames = field(repr=False)
 
     def open(self, record: SealedRecord) -> Versions:
-        """Return what a record holds; errors as `open_record`."""
+        """
+        Return what a record holds.
+
+        :raise UnknownKey: it is sealed under a key that is not there.
+        :raise CryptoError: it is not a record of this account under this name.
+        """
         versions = parse(open_(self._keys, _context(record.name), record.data))
         if self._names.of(versions.doc_id) != record.name:
             raise MalformedRecord("another document's")
         return versions
-
-
-def open_record(keys: Keys, names_key: bytes, record: SealedRecord) -> Versions:
-    """
-    Return what a record holds; for many see `RecordOpener`.
-
-    :raise UnknownKey: it is sealed under a key that is not there.
-    :raise CryptoError: it is not a record of this account under this name.
-    """
-    return RecordOpener(keys, RecordNames.under(names_key)).open(record)
 
 
 def _context(name: RecordName) -> Context:

@@ -32,7 +32,7 @@ from soledad.server.http import (
     small_body,
 )
 from soledad.server.interfaces import IBlobsBackend
-from soledad.wire.listing import decode_flags, encode_count, encode_flags, encode_page
+from soledad.wire.listing import decode_flags, encode_count, encode_flags, encode_namespaces, encode_page
 from soledad.wire.routes import SMALL_BODY, TOMBSTONE_LIMIT, BlobRoute, ListRoute, parse_range
 
 #: Arguments besides the namespace that go with a method.
@@ -65,6 +65,8 @@ class BlobsArea:
         if call.method not in ("GET", "HEAD"):
             return method_refused(call, "GET", "HEAD")
         route = ListRoute.parse(call.segments, call.query)
+        if route.namespaces:
+            return json_answer(encode_namespaces(await self._backend.list_namespaces(route.user)))
         flag = None if route.filter_flag is None else Flag(route.filter_flag)
         if route.only_count:
             counted = await self._backend.count(route.user, route.namespace, route.deleted, flag)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    bindparam,
     delete,
     false,
     func,
@@ -66,7 +67,8 @@ from soledad.server.rows import (
     user_row,
 )
 from soledad.server.schema import blobs, flagged, reservations, uploads, users
-from soledad.wire.listing import Page
+from soledad.wire.listing import Namespaces, Page
+from soledad.wire.routes import NAMESPACES_LIMIT
 
 T = TypeVar("T")
 
@@ -227,6 +229,10 @@ class Index:
         """See `IBlobsBackend.count`."""
         unit = partial(_count, user=user, listed=_listed(user, namespace, deleted, flag))
         return self._database.read(unit) if flag is None else self._settled(user, self._now(), unit)
+
+    def namespaces(self, user: UserId) -> Deferred[Namespaces]:
+        """See `IBlobsBackend.list_namespaces`."""
+        return self._database.read(partial(_namespaces, user=user))
 
     @deferred
     async def _settled(self, user: UserId, now: int, unit: Unit[T]) -> T:
@@ -468,6 +474,25 @@ def _count(connection: Connection, user: UserId, listed: tuple[ColumnElement[boo
     row = user_row(connection, user)
     number = connection.execute(select(func.count()).select_from(blobs).where(*listed)).scalar_one()
     return int(number), _token(_BY_CHANGE, row, row.changed)
+
+
+def _namespaces(connection: Connection, user: UserId) -> Namespaces:
+    row = user_row(connection, user)
+    names = connection.execute(_NAMESPACES, {"user": user}).scalars()
+    # Databases may have an order of their own.
+    return Namespaces(tuple(sorted(map(Namespace, names))), blobs_head(row))
+
+
+def _each_namespace() -> Select[Any]:
+    """Return the statement that goes from one namespace to the next: DISTINCT would look at each blob."""
+    least = select(blobs.c.namespace).where(blobs.c.user_id == bindparam("user")).order_by(blobs.c.namespace).limit(1)
+    found = select(least.scalar_subquery().label("name")).cte("found", recursive=True)
+    following = least.where(blobs.c.namespace > found.c.name).scalar_subquery()
+    found = found.union_all(select(following).where(found.c.name.is_not(None)))
+    return select(found.c.name).where(found.c.name.is_not(None)).limit(NAMESPACES_LIMIT)
+
+
+_NAMESPACES = _each_namespace()
 
 
 # --- housekeeping ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
 from soledad.model.ids import DEFAULT, BlobId, Namespace, RecordName, UserId
 from soledad.wire.changes import Idle, NamesPage, Push, SyncHead, SyncPage
 from soledad.wire.events import Heads
-from soledad.wire.listing import Page
+from soledad.wire.listing import Namespaces, Page
 from soledad.wire.routes import PAGE
 
 
@@ -236,6 +236,13 @@ class IBlobsBackend(Interface):
         user: UserId, namespace: Namespace = DEFAULT, deleted: bool = False, filter_flag: Flag | None = None
     ) -> Deferred[tuple[int, str]]:
         """Return how many blobs the list has, and the ``head`` at that time."""
+
+    def list_namespaces(user: UserId) -> Deferred[Namespaces]:
+        """
+        Return the namespaces of which the user has blobs or tombstones: the first of them, if there are many.
+
+        How long that takes does not depend on how many blobs there are.
+        """
 
     def get_total_storage(user: UserId) -> Deferred[int]:
         """Return the bytes of all the user's blobs together."""

@@ -20,9 +20,8 @@ VERSION = 1
 #: HKDF-SHA256 and AES-256-GCM.
 SUITE = 1
 
-#: Bytes of the header, of its part that goes into the derivation of the key, and of its fields.
+#: Bytes of the header, and of its fields.
 HEADER_SIZE = 72
-PREFIX_SIZE = 16
 KEY_ID_SIZE = 8
 SALT_SIZE = 24
 COMMITMENT_SIZE = 32

@@ -10,14 +10,15 @@ import json
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 from attrs import frozen
 
 from soledad.errors import InvalidFlags, SoledadError, UnexpectedAnswer
 from soledad.model.blob import BlobInfo, Flag
-from soledad.model.ids import blob_id, namespace
-from soledad.wire.routes import TOMBSTONE_LIMIT
+from soledad.model.ids import Namespace, blob_id, namespace
+from soledad.wire.routes import NAMESPACES_LIMIT, TOMBSTONE_LIMIT
 
 #: Entries of a list that are encoded at a time.
 _GROUP = 50
@@ -33,6 +34,14 @@ class Page:
     head: str
 
 
+@frozen
+class Namespaces:
+    """The namespaces of which a user has blobs or tombstones, in their order, and the newest change there was."""
+
+    names: tuple[Namespace, ...]
+    head: str
+
+
 def encode_page(page: Page) -> bytes:
     """Return the page as JSON."""
     blobs = page.blobs
@@ -45,6 +54,11 @@ def encode_page(page: Page) -> bytes:
 def encode_count(count: int, head: str) -> bytes:
     """Return the answer to ``only_count`` as JSON."""
     return _json({"count": count, "head": head})
+
+
+def encode_namespaces(namespaces: Namespaces) -> bytes:
+    """Return the answer to ``namespaces`` as JSON."""
+    return _json({"namespaces": namespaces.names, "head": namespaces.head})
 
 
 def decode_page(body: bytes) -> Page:
@@ -65,6 +79,21 @@ def decode_count(body: bytes) -> int:
         return _natural(json.loads(body)["count"])
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise UnexpectedAnswer(f"not a count: {type(error).__name__}") from error
+
+
+def decode_namespaces(body: bytes) -> Namespaces:
+    """:raise UnexpectedAnswer: they are no namespaces, in their order and not too many."""
+    try:
+        value = json.loads(body)
+        told, head = value["namespaces"], value["head"]
+        if not isinstance(head, str) or not isinstance(told, list) or len(told) > NAMESPACES_LIMIT:
+            raise ValueError("not namespaces")
+        names = tuple(map(namespace, told))
+        if any(one >= other for one, other in pairwise(names)):
+            raise ValueError("not in their order")
+        return Namespaces(names, head)
+    except (ValueError, TypeError, LookupError, RecursionError, SoledadError) as error:
+        raise UnexpectedAnswer(f"not namespaces: {type(error).__name__}") from error
 
 
 def encode_flags(flags: Iterable[Flag]) -> bytes:

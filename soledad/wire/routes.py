@@ -40,6 +40,8 @@ CLAIM_LIMIT = 24 * 3600
 KEYRING_LIMIT = 1024 * 1024
 #: The longest list in one answer, and the usual one.
 PAGE_LIMIT, PAGE = 10_000, 1_000
+#: As many namespaces are named in an answer, and taken up by a device that never heard of them.
+NAMESPACES_LIMIT = 1_000
 
 
 @frozen
@@ -97,10 +99,14 @@ class ListRoute:
     #: Opaque: all changes after it, or the next page of an ordered list.
     since: str | None = None
     after: str | None = None
+    #: The user's namespaces instead; goes with nothing else.
+    namespaces: bool = False
 
     @property
     def path(self) -> str:
         """The path and query, as they go into a URL."""
+        if self.namespaces:
+            return f"/blobs/{self.user}?namespaces=true"
         query = {
             "namespace": self.namespace,
             "order_by": self.order_by,
@@ -119,6 +125,7 @@ class ListRoute:
         """:raise BadRequest: an argument is not of its form, is unknown, or does not go with another."""
         unknown = set(query) - {
             "namespace", "order_by", "filter_flag", "deleted", "only_count", "limit", "since", "after",
+            "namespaces",
         }  # fmt: skip
         if unknown:
             raise BadRequest(f"unknown arguments: {', '.join(sorted(unknown))[:80]}")
@@ -134,11 +141,14 @@ class ListRoute:
                 _number(query, "limit", PAGE_LIMIT) or PAGE,
                 query.get("since"),
                 query.get("after"),
+                _one_of(query, "namespaces", "true", "false") == "true",
             )
         except (InvalidIdentifier, ValueError) as error:
             raise BadRequest(str(error)) from error
         if route.since is not None and set(query) - {"namespace", "since", "limit"}:
             raise BadRequest("since goes with namespace and limit only")
+        if route.namespaces and len(query) > 1:
+            raise BadRequest("namespaces goes with nothing else")
         return route
 
 

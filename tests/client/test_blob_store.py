@@ -240,7 +240,6 @@ class SyncTests(TwoDevices):
         self.sync(self.here)
         self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: len(sizes)})
         self.sync(self.there)
-        self.now(self.there.blobs.sync("mails"))
         self.server.disconnect()
         for number, size in enumerate(sizes):
             namespace = "mails" if number % 2 else "default"
@@ -391,7 +390,6 @@ class DeletionTests(TwoDevices):
         self.put(b"one")
         self.put(b"other", namespace="mails")
         self.sync()
-        self.now(self.there.blobs.sync("mails"))
         self.now(self.here.blobs.delete("a"))
         self.sync()
         self.assertIsNone(self.status())

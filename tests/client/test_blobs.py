@@ -58,7 +58,7 @@ from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId, Namespace
 from soledad.streams import BytesProducer, MemoryConsumer
 from soledad.testing import MemoryServer, make_store
 from soledad.wire.container import HEADER_SIZE, SALT_SIZE, TAG_SIZE, Layout, Purpose
-from soledad.wire.listing import Page
+from soledad.wire.listing import Namespaces, Page
 from soledad.wire.routes import ListRoute
 from tests.limits import examples
 
@@ -129,6 +129,11 @@ class Watched:
         """See `IRemoteBlobs`."""
         page: Deferred[Page] = self._blobs.list_blobs(route)
         return page
+
+    def list_namespaces(self) -> Deferred[Namespaces]:
+        """See `IRemoteBlobs`."""
+        namespaces: Deferred[Namespaces] = self._blobs.list_namespaces()
+        return namespaces
 
     def count_blobs(self, route: ListRoute) -> Deferred[int]:
         """See `IRemoteBlobs`."""

@@ -36,7 +36,7 @@ from soledad.server.backends.blobs import STRAY_AGE, BlobsBackend
 from soledad.server.index import TOMBSTONE_LIFETIME
 from soledad.server.interfaces import IBlobsBackend, IByteStore, Place, Stored
 from soledad.streams import BytesProducer, MemoryConsumer
-from soledad.wire.listing import Page
+from soledad.wire.listing import Namespaces, Page
 
 USER, OTHER = UserId("alice"), UserId("Bob")
 BLOB = BlobId("blob-1")
@@ -316,6 +316,26 @@ class BlobsBackendContract(_Mixin):
         self.assertEqual(self.successResultOf(self.backend.count(USER, deleted=True))[0], 1)
         self.assertEqual(self.successResultOf(self.backend.count(USER, filter_flag=Flag.PENDING))[0], 0)
 
+    def test_list_namespaces(self) -> None:
+        """The user's own namespaces are told in their order, with the change up to which that is so."""
+        told = self.successResultOf(self.backend.list_namespaces(USER))
+        self.assertEqual(told, Namespaces((), self.page().head))
+        for blob, namespace in enumerate(("mails", "attachments", "a_b", "a-b", "a0", "mails")):
+            self.write(blob=str(blob), namespace=namespace)
+        self.write(user=OTHER, namespace="theirs")
+        told = self.successResultOf(self.backend.list_namespaces(USER))
+        self.assertEqual(told.names, ("a-b", "a0", "a_b", "attachments", "mails"))
+        self.assertEqual(told.head, self.page().head)
+
+    def test_namespaces_of_tombstones(self) -> None:
+        """A namespace in which everything was deleted is told until the tombstones expire."""
+        self.write(namespace="mails")
+        self.successResultOf(self.backend.delete_blob(USER, BLOB, Namespace("mails")))
+        self.assertEqual(self.successResultOf(self.backend.list_namespaces(USER)).names, ("mails",))
+        self.clock.advance(TOMBSTONE_LIFETIME)
+        self.successResultOf(self.backend.sweep())
+        self.assertEqual(self.successResultOf(self.backend.list_namespaces(USER)).names, ())
+
     def test_changes(self) -> None:
         """What changed since is listed once each, in order, with tombstones and flags, in pages."""
         self.write(blob="old")
@@ -377,6 +397,7 @@ class BlobsBackendContract(_Mixin):
         nobody = UserId("nobody")
         self.failureResultOf(self.backend.write_blob(nobody, BLOB, BytesProducer(b"")), NoSuchUser)
         self.failureResultOf(self.backend.list_blobs(nobody), NoSuchUser)
+        self.failureResultOf(self.backend.list_namespaces(nobody), NoSuchUser)
 
     # --- many at a time -------------------------------------------------------------------------------
 

@@ -27,8 +27,9 @@ from soledad.errors import (
     WrongLength,
 )
 from soledad.model.blob import WHOLE, ByteRange
-from soledad.model.ids import BlobId, Namespace, UserId
+from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
 from soledad.streams import PIECE, Budget, BytesProducer, MemoryConsumer, WorkerProducer
+from soledad.wire.listing import Namespaces
 from soledad.wire.routes import ListRoute
 
 if TYPE_CHECKING:
@@ -275,6 +276,16 @@ class RemoteBlobsContract(RemoteCase):
             after = page.next
         self.assertEqual((found, after), (names, None))
         self.assertEqual(await self.blobs.count_blobs(ListRoute(ALICE, only_count=True)), 5)
+
+    async def test_all_namespaces(self) -> None:
+        """The namespaces are told, those of deleted blobs too, with the head that their lists have."""
+        self.assertEqual((await self.blobs.list_namespaces()).names, ())
+        await self.put(b"mail", namespace=Namespace("mails"))
+        await self.put(b"default")
+        await self.blobs.delete_blob(ID)
+        told = await self.blobs.list_namespaces()
+        page = await self.blobs.list_blobs(ListRoute(ALICE))
+        self.assertEqual(told, Namespaces((DEFAULT, Namespace("mails")), page.head))
 
     async def test_overlap(self) -> None:
         """Many calls at a time do not mix anything up."""

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from soledad import errors
 from soledad.crypto.cipher import KeyMaterial
-from soledad.crypto.record import MAX_RECORD, encode, open_record, parse, record_name, seal_record
+from soledad.crypto.record import MAX_RECORD, RecordNames, RecordOpener, encode, parse, record_name, seal_record
 from soledad.errors import DocumentTooBig, MalformedRecord
 from soledad.model.attachment import Pointer
 from soledad.model.conflict import Versions
@@ -69,7 +69,8 @@ class VectorTests(SynchronousTestCase):
         """Open the record of a case."""
         root = KeyMaterial(bytes.fromhex(case["secret"]), bytes.fromhex(case["account_id"]))
         record = SealedRecord(RecordName(case["record_name"]), b64decode(case["record"]))
-        return open_record({root.key_id: root}, bytes.fromhex(case["names_key"]), record)
+        names = RecordNames.under(bytes.fromhex(case["names_key"]))
+        return RecordOpener({root.key_id: root}, names).open(record)
 
     def test_open(self) -> None:
         """What must open, opens to the same versions, and its inside is what is written."""
@@ -151,11 +152,11 @@ class SizeTests(SynchronousTestCase):
         content = json.dumps("x" * (MAX_RECORD - rest - 8))
         some = Versions(Stored(DOC, "a:1", f'{{"a":{content}}}'))
         self.assertEqual(len(encode(some)), MAX_RECORD)
-        record = seal_record(ROOT, NAMES_KEY, SALT, some)
+        record = seal_record(ROOT, record_name(NAMES_KEY, DOC), SALT, some)
         self.assertLessEqual(len(record.data), RECORD_LIMIT)
-        self.assertEqual(open_record(KEYS, NAMES_KEY, record), some)
+        self.assertEqual(RecordOpener(KEYS, RecordNames.under(NAMES_KEY)).open(record), some)
         larger = Versions(evolve(some.current, content=some.current.content + " "))  # type: ignore[operator]
-        error = self.assertRaises(DocumentTooBig, seal_record, ROOT, NAMES_KEY, SALT, larger)
+        error = self.assertRaises(DocumentTooBig, seal_record, ROOT, record.name, SALT, larger)
         self.assertEqual((error.size, error.limit), (MAX_RECORD + 1, MAX_RECORD))
         with self.assertRaises(MalformedRecord):
             parse(encode(some) + b"\0")
@@ -173,5 +174,6 @@ class SizeTests(SynchronousTestCase):
 
     def test_padded(self) -> None:
         """Small documents, and tombstones, have records of one size."""
-        sizes = {len(seal_record(ROOT, NAMES_KEY, SALT, RECORDS[name]).data) for name in ("a document", "a tombstone")}
+        some = [RECORDS[name] for name in ("a document", "a tombstone")]
+        sizes = {len(seal_record(ROOT, record_name(NAMES_KEY, one.doc_id), SALT, one).data) for one in some}
         self.assertEqual(sizes, {72 + 256 + 8 + 16})

@@ -25,7 +25,7 @@ from zope.interface import implementer
 from soledad.client.remote import http
 from soledad.client.remote.agent import make_agent
 from soledad.client.remote.blobs import RemoteBlobs
-from soledad.client.remote.connection import Limits
+from soledad.client.remote.connection import HEAD_LIMIT, Connection, Limits
 from soledad.client.remote.http import ServerConnection
 from soledad.deferreds import gather
 from soledad.errors import (
@@ -42,7 +42,7 @@ from soledad.errors import (
 from soledad.model.blob import ByteRange
 from soledad.model.ids import BlobId, UserId
 from soledad.streams import MemoryConsumer
-from soledad.wire.routes import ListRoute
+from soledad.wire.routes import NAMESPACES_LIMIT, ListRoute
 from tests.contracts.remote_blobs import LARGE, zeros
 
 reactor = cast("Any", _reactor)
@@ -231,6 +231,20 @@ class HeadTests(HostileCase):
             await self.expect(get(await self.serve(talk)), UnexpectedAnswer)
             self.assertLess(self.script.written, BUFFERS)
 
+    async def test_much_at_once(self) -> None:
+        """Of a head that comes quickly no more is parsed at a time than a head may have."""
+        sizes: list[int] = []
+        receive = Connection.dataReceived
+
+        def received(connection: Connection, data: bytes) -> None:
+            sizes.append(len(data))
+            receive(connection, data)
+
+        self.patch(Connection, "dataReceived", received)
+        blobs = await self.serve(b"HTTP/1.1 102 Processing\r\n\r\n" * 100_000)
+        await self.expect(get(blobs), UnexpectedAnswer)
+        self.assertLessEqual(max(sizes), HEAD_LIMIT)
+
     async def test_redirect(self) -> None:
         """Redirects are not followed: the token is for one server."""
         blobs = await self.serve(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n")
@@ -330,6 +344,13 @@ class BodyTests(HostileCase):
         ):
             blobs = await self.serve(answer(b"200 OK", body))
             await self.expect(blobs.list_blobs(ListRoute(UserId("alice"), limit=1)), UnexpectedAnswer)
+
+    async def test_namespaces(self) -> None:
+        """Namespaces are not more, and not longer, than they can be."""
+        many = [f"{number:05}" for number in range(NAMESPACES_LIMIT + 1)]
+        for value in (["../x"], many, ["b", "a"], ["a" * 200_000]):
+            blobs = await self.serve(answer(b"200 OK", json.dumps({"namespaces": value, "head": "x"}).encode()))
+            await self.expect(blobs.list_namespaces(), UnexpectedAnswer)
 
     async def test_endless_list(self) -> None:
         """A list that does not end is cut."""

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 from soledad.errors import StorageFailed
 from soledad.model.ids import BlobId, UserId
-from soledad.wire.listing import decode_count, decode_page
+from soledad.wire.listing import decode_count, decode_namespaces, decode_page
 from soledad.wire.routes import TOMBSTONE_LIMIT, authorization
 from tests.server.support import QUOTA, USER, ServerTestCase, code, content, headers, status
 
@@ -274,6 +274,17 @@ class ListTests(ServerTestCase):
         self.assertEqual(decode_count(content(self.ask(f"GET /blobs/{USER}?only_count=true"))), 3)
         page = decode_page(content(self.ask(f"GET /blobs/{USER}?since={page.head}")))
         self.assertEqual(page.blobs, ())
+
+    def test_namespaces(self) -> None:
+        """Which namespaces there are is an answer of its own."""
+        for namespace in ("mails", "default"):
+            put = f"PUT /blobs/{USER}/a?namespace={namespace}"
+            self.assertEqual(status(self.ask(put, body=b"bytes")), 201)
+        told = decode_namespaces(content(self.ask(f"GET /blobs/{USER}?namespaces=true")))
+        self.assertEqual(told.names, ("default", "mails"))
+        self.assertEqual(told.head, decode_page(content(self.ask(f"GET /blobs/{USER}"))).head)
+        answer = self.ask(f"GET /blobs/{USER}?namespaces=true&limit=5")
+        self.assertEqual((status(answer), code(answer)), (400, "bad_request"))
 
     def test_stale(self) -> None:
         """A token of another history says so."""

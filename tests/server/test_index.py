@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from soledad.deferreds import InPlace
 from soledad.errors import BlobExists, NewerSchema, NotADatabase, QuotaExceeded, StorageFailed, StorageFull
 from soledad.model.blob import Flag
-from soledad.model.ids import DEFAULT, BlobId, UserId
+from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
 from soledad.server import index as the_index
 from soledad.server.accounts import Accounts
 from soledad.server.database import Database
@@ -25,6 +25,7 @@ from soledad.server.index import Index
 from soledad.server.interfaces import Place, Stored
 from soledad.server.processes import Alone, IProcesses, LockedFiles
 from soledad.server.schema import blobs, metadata, migrate, reservations, schema_version
+from soledad.wire.routes import NAMESPACES_LIMIT
 
 USER = UserId("alice")
 
@@ -213,12 +214,12 @@ class StatementTests(SynchronousTestCase):
         """Keep a statement."""
         self.sent.append((statement, parameters))
 
-    def fill(self, count: int) -> None:
+    def fill(self, count: int, namespace: Namespace = DEFAULT) -> None:
         """Make ``count`` rows, every third a tombstone."""
         rows = [
             {
                 "user_id": USER,
-                "namespace": DEFAULT,
+                "namespace": namespace,
                 "blob_id": f"{number:08}",
                 "upload": f"{number:032}",
                 "length": 1,
@@ -258,9 +259,25 @@ class StatementTests(SynchronousTestCase):
         expected = {f"blobs_{kind}" for kind in ("by_date", "by_change", "by_claim")}
         self.assertEqual(indexes, expected | {f"blobs_{flag.value.lower()}" for flag in Flag})
 
+    def test_namespaces_search(self) -> None:
+        """Namespaces are found one after the other, however many blobs each of them has; and only so many."""
+        self.fill(1000)
+        self.fill(1000, Namespace("other"))
+        self.sent.clear()
+        told = self.successResultOf(self.index.namespaces(USER))
+        self.assertEqual(told.names, (DEFAULT, "other"))
+        searches = [plan for sent in list(self.sent) for plan in self.plan(*sent) if "blobs" in plan]
+        self.assertEqual(len(searches), 2)
+        self.assertRegex(searches[0], r"^SEARCH blobs USING COVERING INDEX \w+ \(user_id=\?\)$")
+        self.assertRegex(searches[1], r"^SEARCH blobs USING COVERING INDEX \w+ \(user_id=\? AND namespace>\?\)$")
+        for number in range(NAMESPACES_LIMIT):
+            self.fill(1, Namespace(f"{number:04}"))
+        told = self.successResultOf(self.index.namespaces(USER))
+        self.assertEqual(told.names, tuple(f"{number:04}" for number in range(NAMESPACES_LIMIT)))
+
     def plan(self, statement: str, parameters: Any) -> list[str]:
         """Return how SQLite would carry out a statement."""
-        if not statement.startswith("SELECT"):
+        if not statement.startswith(("SELECT", "WITH")):
             return []
         rows = self.database.now(
             lambda connection: connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters).all()

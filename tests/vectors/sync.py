@@ -95,7 +95,7 @@ def records_that_open() -> Iterator[Case]:
     """Yield one of each kind."""
     entropy = Counter("record")
     for name, versions in RECORDS.items():
-        record = seal_record(ROOT, NAMES_KEY, entropy(24), versions)
+        record = seal_record(ROOT, record_name(NAMES_KEY, versions.doc_id), entropy(24), versions)
         yield {
             **record_case(name, record),
             "inside": text(encode_record(versions)),
@@ -167,7 +167,7 @@ def insides_that_must_not() -> Iterator[tuple[str, bytes]]:
 def records_that_must_not() -> Iterator[Case]:
     """Yield each way in which a record can be wrong, with its error."""
     entropy = Counter("bad record")
-    record = seal_record(ROOT, NAMES_KEY, entropy(24), SIMPLE)
+    record = seal_record(ROOT, record_name(NAMES_KEY, SIMPLE.doc_id), entropy(24), SIMPLE)
     other = record_name(NAMES_KEY, DocId("another"))
     for name, data in insides_that_must_not():
         context = Context(Purpose.RECORD, "", record.name)

@@ -12,8 +12,19 @@ from twisted.trial.unittest import SynchronousTestCase
 from soledad.errors import InvalidFlags, UnexpectedAnswer
 from soledad.model.blob import BlobInfo, Flag
 from soledad.model.ids import BlobId, Namespace
-from soledad.wire.listing import Page, decode_count, decode_flags, decode_page, encode_count, encode_flags, encode_page
-from soledad.wire.routes import TOMBSTONE_LIMIT
+from soledad.wire.listing import (
+    Namespaces,
+    Page,
+    decode_count,
+    decode_flags,
+    decode_namespaces,
+    decode_page,
+    encode_count,
+    encode_flags,
+    encode_namespaces,
+    encode_page,
+)
+from soledad.wire.routes import NAMESPACES_LIMIT, TOMBSTONE_LIMIT
 
 ETAG = "0123456789abcdef" * 4
 
@@ -133,6 +144,35 @@ class CountTests(SynchronousTestCase):
         for body in (b"", b"5", b"[]", b'{"count": -1}', b'{"count": "5"}', b'{"count": true}', b'{"head": "x"}'):
             with self.assertRaises(UnexpectedAnswer, msg=repr(body)):
                 decode_count(body)
+
+
+class NamespacesTests(SynchronousTestCase):
+    """Names of namespaces."""
+
+    def test_round_trip(self) -> None:
+        """They come out as they went in: none, some, and as many as there may be."""
+        for count in (0, 1, 3, NAMESPACES_LIMIT):
+            names = tuple(Namespace(f"n{number:063}") for number in range(count))
+            self.assertEqual(decode_namespaces(encode_namespaces(Namespaces(names, "head"))), Namespaces(names, "head"))
+
+    def test_refused(self) -> None:
+        """What is no name, twice there, out of order, or too much, is no answer; nothing of it gets into the error."""
+        answers: list[Any] = [
+            [],
+            {"namespaces": ["a"]},
+            {"namespaces": ["a"], "head": None},
+            {"namespaces": "ab", "head": ""},
+            {"namespaces": {"a": 1}, "head": ""},
+            *({"namespaces": [name], "head": ""} for name in ("", "UPPER", "../secret", "a" * 65, "\u00e4", "a\n", 5)),
+            {"namespaces": ["a", ["b"]], "head": ""},
+            {"namespaces": ["a", "a"], "head": ""},
+            {"namespaces": ["b", "a"], "head": ""},
+            {"namespaces": [f"{number:04}" for number in range(NAMESPACES_LIMIT + 1)], "head": ""},
+        ]
+        for body in (b"", b"[" * 100_000, *(json.dumps(value).encode() for value in answers)):
+            with self.assertRaises(UnexpectedAnswer, msg=repr(body[:80])) as raised:
+                decode_namespaces(body)
+            self.assertNotIn("secret", str(raised.exception))
 
 
 class FlagTests(SynchronousTestCase):

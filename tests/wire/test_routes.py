@@ -137,6 +137,13 @@ class ListRouteTests(SynchronousTestCase):
         route = ListRoute(USER, since="c.1&x=y")
         self.assertEqual(ListRoute.parse(*taken_apart(route.path)), route)
 
+    def test_namespaces(self) -> None:
+        """Which namespaces there are is asked for with nothing else."""
+        route = ListRoute(USER, namespaces=True)
+        self.assertEqual(route.path, "/blobs/alice?namespaces=true")
+        self.assertEqual(ListRoute.parse(*taken_apart(route.path)), route)
+        self.assertEqual(ListRoute.parse(["alice"], {"namespaces": "false", "limit": "5"}), ListRoute(USER, limit=5))
+
     def test_defaults(self) -> None:
         """What is not said is as usual."""
         route = ListRoute.parse(["alice"], {})
@@ -160,6 +167,10 @@ class ListRouteTests(SynchronousTestCase):
             {"sort": "date"},
             {"since": "x", "order_by": "date"},
             {"since": "x", "after": "y"},
+            {"namespaces": "1"},
+            {"namespaces": "true", "namespace": "mails"},
+            {"namespaces": "true", "limit": "5"},
+            {"namespaces": "true", "since": "x"},
         ]
         for query in queries:
             with self.assertRaises(BadRequest, msg=repr(query)):

@@ -8,6 +8,7 @@ Tables: docs/spec/store.rst, "The journal".
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from os import urandom
 from typing import Any, TypeVar
@@ -147,9 +148,10 @@ def take(cursor: Cursor, replica: str, arrivals: Sequence[Pulled], now: Standing
     _set_aside(cursor, [one for one in arrivals if one.problem is not None])
     generation, _ = documents.generation(cursor)
     out = [(one.versions.doc_id, generation) for one in applied if one.goes_out]
-    settled = [(one.versions.doc_id,) for one in applied if not one.goes_out]
-    cursor.executemany("DELETE FROM sync_outgoing WHERE doc_id = ?", settled)
-    cursor.executemany("INSERT OR REPLACE INTO sync_outgoing VALUES (?, ?)", out)
+    # One statement each: with one for each document the others would be waited for as often.
+    settled = json.dumps([one.versions.doc_id for one in applied if not one.goes_out])
+    cursor.execute("DELETE FROM sync_outgoing WHERE doc_id IN (SELECT value FROM json_each(?))", (settled,))
+    bulk.insert(cursor, "INSERT OR REPLACE INTO sync_outgoing", out)
     _set(cursor, "scanned", generation)
     stand(cursor, now)
     return applied
@@ -332,14 +334,22 @@ def settle(cursor: Cursor, now: Standing, following: Following | None = None) ->
     :param following: the next one, which is kept in its place.
     """
     cursor.execute(f"{_NOTE} SELECT name, hash, doc_id, revs, own FROM sync_sent WHERE true {_NOTED_BEFORE}")
-    rows = cursor.execute("SELECT doc_id, generation FROM sync_sent").fetchall()
-    cursor.executemany("DELETE FROM sync_outgoing WHERE doc_id = ? AND generation <= ?", rows)
+    cursor.execute(_SENT)
     cursor.execute("DELETE FROM sync_problem WHERE name IN (SELECT name FROM sync_sent)")
     _tell(cursor)
     forget(cursor)
     stand(cursor, now)
     if following is not None:
         keep(cursor, *following)
+
+
+#: What was sent waits no more, unless it was changed since.  CROSS: what was sent is gone through, not what waits.
+_SENT = """
+    DELETE FROM sync_outgoing WHERE doc_id IN (
+        SELECT waiting.doc_id FROM sync_sent CROSS JOIN sync_outgoing AS waiting
+        ON waiting.doc_id = sync_sent.doc_id AND waiting.generation <= sync_sent.generation
+    )
+"""
 
 
 def forget(cursor: Cursor) -> None:

@@ -23,11 +23,21 @@ from soledad.errors import InvalidFlags, PreconditionFailed, UnexpectedAnswer
 from soledad.model.blob import WHOLE, BlobInfo, ByteRange, Flag
 from soledad.model.ids import DEFAULT, BlobId, Namespace
 from soledad.streams import BytesProducer
-from soledad.wire.listing import Page, decode_count, decode_flags, decode_page, encode_flags
-from soledad.wire.routes import TOMBSTONE_LIMIT, BlobRoute, ListRoute, format_range
+from soledad.wire.listing import (
+    Namespaces,
+    Page,
+    decode_count,
+    decode_flags,
+    decode_namespaces,
+    decode_page,
+    encode_flags,
+)
+from soledad.wire.routes import NAMESPACES_LIMIT, TOMBSTONE_LIMIT, BlobRoute, ListRoute, format_range
 
 #: Bytes that the entry of one blob in a list has at most: the tombstone in base64, and the rest.
 _ENTRY_SIZE = TOMBSTONE_LIMIT * 4 // 3 + 2048
+#: Bytes that the names of namespaces have at most, and what is around them.
+_NAMES_SIZE = NAMESPACES_LIMIT * 80 + 2048
 #: Digits that a size may have.
 _SIZE = r"\d{1,18}"
 _CONTENT_RANGE = re.compile(rf"bytes ({_SIZE})-({_SIZE})/({_SIZE})", re.ASCII)
@@ -112,6 +122,11 @@ class RemoteBlobs:
     async def count_blobs(self, route: ListRoute) -> int:
         """See `IRemoteBlobs`."""
         return decode_count(await self._list(route, _ENTRY_SIZE))
+
+    @deferred
+    async def list_namespaces(self) -> Namespaces:
+        """See `IRemoteBlobs`."""
+        return decode_namespaces(await self._list(ListRoute(self._server.user, namespaces=True), _NAMES_SIZE))
 
     @deferred
     async def get_flags(self, blob_id: BlobId, namespace: Namespace = DEFAULT) -> tuple[Flag, ...]:

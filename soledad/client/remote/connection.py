@@ -27,8 +27,10 @@ from soledad.wire.events import EVENT_STREAM
 
 #: Bytes that are read from a socket at a time.  For each of these pieces Python has as much to do as for a small one.
 READ_SIZE = 1024 * 1024
-#: Bytes that are sent at a time; and those of a body that wait there when its source is to pause.
-SEND_SIZE, WRITE_BUFFER = 512 * 1024, 64 * 1024
+#: The same while a head comes; and bytes of a body that wait to be sent when its source is to pause.
+SMALL_BUFFER = 64 * 1024
+#: Bytes that are sent at a time.
+SEND_SIZE = 512 * 1024
 #: Bytes of the pieces of one body that may be free for a moment, before the next ones come.
 KEPT = 4 * READ_SIZE
 #: The longest head of an answer, in bytes.
@@ -118,7 +120,8 @@ class Connection(ProtocolWrapper):
         self._below = transport
         # Below TLS.
         self._socket = getattr(transport, "transport", transport)
-        self._socket.bufferSize, self._socket.SEND_LIMIT = READ_SIZE, SEND_SIZE
+        self._socket.SEND_LIMIT = SEND_SIZE
+        self._size_buffer()
         self._keeper.opened(self)
         super().makeConnection(transport)
 
@@ -167,6 +170,7 @@ class Connection(ProtocolWrapper):
         """Send the head of a request."""
         self._requests += 1
         self._in_head, self._heard = True, 0
+        self._size_buffer()
         self._least = 1 if any(_EVENTS in line for line in data) else LEAST_MOVED
         self._watch_again()
         super().writeSequence(data)
@@ -180,18 +184,19 @@ class Connection(ProtocolWrapper):
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """See `IConsumer`: a body begins.  It waits in its source, where it is counted, rather than here."""
         self._upload = producer
-        self._socket.bufferSize = WRITE_BUFFER
+        self._size_buffer()
         super().registerProducer(producer, streaming)
 
     def unregisterProducer(self) -> None:
         """See `IConsumer`: a body is written."""
         self._upload = None
-        self._socket.bufferSize = READ_SIZE
+        self._size_buffer()
         super().unregisterProducer()
 
     def pauseProducing(self) -> None:
         """See `IPushProducer`."""
         self._in_head, self._paused = False, True
+        self._size_buffer()
         self._below.pauseProducing()
 
     def resumeProducing(self) -> None:
@@ -211,6 +216,11 @@ class Connection(ProtocolWrapper):
     def stopProducing(self) -> None:
         """See `IProducer`."""
         self.abortConnection()
+
+    def _size_buffer(self) -> None:
+        # Of a head no more than it may have is parsed before somebody looks whether it ends.
+        is_small = self._in_head or self._upload is not None
+        self._socket.bufferSize = SMALL_BUFFER if is_small else READ_SIZE
 
     def abortConnection(self) -> None:
         """End the connection at once."""

@@ -23,7 +23,7 @@ from soledad.model.transfer import Queued
 from soledad.streams import MemoryConsumer
 from soledad.wire.container import HEADER_SIZE
 from soledad.wire.listing import Page
-from soledad.wire.routes import ListRoute
+from soledad.wire.routes import NAMESPACES_LIMIT, ListRoute
 
 
 @define(eq=False)
@@ -38,16 +38,23 @@ class Changes:
     _deleting: Deleting
 
     async def refresh(self, namespace: Namespace | None) -> None:
-        """Note what changed in one namespace, or in all that this device knows; errors as `IRemoteBlobs`."""
+        """Note what changed in one namespace, or in all that there are; errors as `IRemoteBlobs`."""
         if namespace is not None:
             await self._refresh(namespace)
             return
-        known = await self._queue.namespaces()
-        heads: set[str] = set()
-        for each in dict.fromkeys((*known, DEFAULT, ATTACHMENTS)):
+        there = await self._blobs.list_namespaces()
+        heads = {there.head}
+        for each in await self._all(there.names):
             # A head stands for the last change of all namespaces: what has heard of it, has nothing to ask for.
             if await self._queue.head(each) not in heads:
                 heads.add(await self._refresh(each))
+
+    async def _all(self, told: Sequence[Namespace]) -> list[Namespace]:
+        """Return the namespaces that this device knows, and those that it is told of; these are known from then on."""
+        known = dict.fromkeys((*await self._queue.namespaces(), DEFAULT, ATTACHMENTS))
+        new = [name for name in told if name not in known]
+        # Each is asked for at every change: a server that always has other names must not keep a device busy for ever.
+        return [*known, *new[: max(0, NAMESPACES_LIMIT - len(known))]]
 
     async def _refresh(self, namespace: Namespace) -> str:
         """Return the head that was read up to."""

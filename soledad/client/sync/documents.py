@@ -28,7 +28,7 @@ from soledad.client.sync.watch import Verdict, as_error, found_in, is_given_up, 
 from soledad.crypto import checkpoint as checkpoints
 from soledad.crypto.checkpoint import Checkpoint, Commit, KeyringMark, open_checkpoint, seal_checkpoint
 from soledad.crypto.keyring import Keyring, OpenKeyring
-from soledad.crypto.record import RecordNames, RecordOpener, record_name, seal_named
+from soledad.crypto.record import RecordNames, RecordOpener, record_name, seal_record
 from soledad.deferreds import Worker, deferred
 from soledad.errors import (
     CryptoError,
@@ -780,4 +780,4 @@ def _named(keyring: Keyring, outgoing: Iterable[Outgoing]) -> list[tuple[RecordN
 
 
 def _sealed(keyring: Keyring, name: RecordName, versions: Versions) -> SealedRecord:
-    return seal_named(keyring.current, name, urandom(SALT_SIZE), versions)
+    return seal_record(keyring.current, name, urandom(SALT_SIZE), versions)

@@ -31,7 +31,7 @@ from soledad.model.ids import DEFAULT, BlobId, Namespace, UserId
 from soledad.server.backends.uploads import ResumableWrites
 from soledad.server.interfaces import Found, IBlobsBackend, Place, Stored
 from soledad.streams import MemoryConsumer
-from soledad.wire.listing import Page
+from soledad.wire.listing import Namespaces, Page
 from soledad.wire.routes import PAGE
 
 #: Bytes without a row are swept after so many seconds: no upload takes that long between its end and its row.
@@ -252,6 +252,10 @@ class BlobsBackend(ResumableWrites):
     ) -> Deferred[tuple[int, str]]:
         """See `IBlobsBackend`."""
         return self.index.count(user, namespace, deleted, filter_flag)
+
+    def list_namespaces(self, user: UserId) -> Deferred[Namespaces]:
+        """See `IBlobsBackend`."""
+        return self.index.namespaces(user)
 
     def get_total_storage(self, user: UserId) -> Deferred[int]:
         """See `IBlobsBackend`."""

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from soledad import Soledad
 from soledad.client.sync.committing import Committing, abandoned
-from soledad.crypto.record import open_record
+from soledad.crypto.record import RecordNames, RecordOpener
 from soledad.deferreds import Outlasting, deferred, unawaited
 from soledad.errors import ConnectionFailed, StorageFull
 from soledad.model.conflict import Applied
@@ -304,4 +304,4 @@ def answer_id(store: Soledad, page: Any) -> str:
     """Return the id of the document whose record is in a page."""
     (record,) = page.records
     keyring = store._local.keyring.keyring
-    return open_record(keyring.roots, keyring.names_key, record).doc_id
+    return RecordOpener(keyring.roots, RecordNames.under(keyring.names_key)).open(record).doc_id
