@@ -168,9 +168,18 @@ class InvalidGlobbing(UsageError):
 
 @frozen(str=False)
 class InvalidLimit(UsageError):
-    """A limit or an offset is not a whole number from 0 on."""
+    """A limit or an offset is not a whole number, or is too small."""
 
     name: str
+    least: int = 0
+
+
+@frozen(str=False)
+class InvalidArgument(UsageError):
+    """The argument is none of the values that it may be."""
+
+    name: str
+    value: str
 
 
 @frozen(str=False)

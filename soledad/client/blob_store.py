@@ -21,12 +21,12 @@ from soledad.client.sync.remote import Remote
 from soledad.client.throttle import check_limit
 from soledad.client.transfers import Transfer
 from soledad.deferreds import Worker, completed
-from soledad.errors import BlobNotFound, InvalidIdentifier, NoServer
+from soledad.errors import BlobNotFound, InvalidArgument, InvalidFlags, InvalidIdentifier, NoServer
 from soledad.model.blob import BlobInfo, BlobKey, Flag, Priority, SyncEvent, SyncStatus, is_taken
 from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId, Namespace, blob_id, namespace, random_blob_id
 from soledad.model.transfer import Direction, Queued
 from soledad.streams import Progress
-from soledad.wire.routes import ListRoute
+from soledad.wire.routes import ORDERS, ListRoute
 
 ProgressCallback = Callable[[int, int], object]
 
@@ -90,13 +90,14 @@ class BlobStore:
         :param progress: is called with bytes done and bytes in all.
         :return: fires with the id, once the blob is durable on this device.
         :raise BlobExists: the id is taken (`exists`), as far as this device knows.
+        :raise InvalidArgument: there is no such priority.
         """
         status = SyncStatus.LOCAL_ONLY if local_only else SyncStatus.PENDING_UPLOAD
 
         async def put() -> str:
             key = _own(random_blob_id(urandom(16)) if blob_id is None else blob_id, namespace)
             report = Progress(self._worker, progress)
-            await self._blobs.put(key, fd, report, status, Priority(priority))
+            await self._blobs.put(key, fd, report, status, _priority(priority))
             report.finished()
             self._tell()
             return key.blob_id
@@ -189,8 +190,9 @@ class BlobStore:
         Let a blob go, or come, before those of lower priority; it works on what is queued already.
 
         :raise BlobNotFound: this device knows no such blob.
+        :raise InvalidArgument: there is no such priority.
         """
-        await self._queue.set_priority(_key(blob_id, namespace), Priority(priority))
+        await self._queue.set_priority(_key(blob_id, namespace), _priority(priority))
 
     @local_operation
     async def set_local_only(self, blob_id: str, local_only: bool, namespace: str = DEFAULT) -> None:
@@ -208,6 +210,7 @@ class BlobStore:
         if local_only and self._remote is not None:
             await self._remote.engine.release(key)
         await self._local.change(key, SyncEvent.KEPT_LOCAL if local_only else SyncEvent.RETRIED)
+        self._tell()
 
     # --- room -----------------------------------------------------------------------------------------
 
@@ -254,6 +257,8 @@ class BlobStore:
         :param order_by: ``date`` or ``+date``, the oldest first, or ``-date``.
         :param deleted: tombstones instead of blobs.
         :param filter_flag: only blobs that have the flag.
+        :raise InvalidArgument: there is no such order.
+        :raise InvalidFlags: there is no such flag.
         """
         remote = self._server()
         return await remote.changes.list_all(self._route(remote, namespace, order_by, deleted, filter_flag))
@@ -262,7 +267,7 @@ class BlobStore:
     async def remote_count(
         self, namespace: str = DEFAULT, *, deleted: bool = False, filter_flag: Flag | None = None
     ) -> int:
-        """Return how many blobs `remote_list` returns."""
+        """Return how many blobs `remote_list` returns; errors as that."""
         remote = self._server()
         return await remote.blobs.count_blobs(self._route(remote, namespace, None, deleted, filter_flag, True))
 
@@ -282,9 +287,10 @@ class BlobStore:
         Let a blob have these flags on the server, and no others.
 
         :raise BlobNotFound: the server has no such blob.
+        :raise InvalidFlags: these are no flags.
         """
         key = _own(blob_id, namespace)
-        await self._server().blobs.set_flags(key.blob_id, [Flag(flag) for flag in flags], key.namespace)
+        await self._server().blobs.set_flags(key.blob_id, _flags(flags), key.namespace)
 
     def _route(
         self,
@@ -295,7 +301,9 @@ class BlobStore:
         flag: Flag | None,
         only_count: bool = False,
     ) -> ListRoute:
-        name = None if flag is None else Flag(flag).value
+        if order_by is not None and order_by not in ORDERS:
+            raise InvalidArgument("order_by", str(order_by))
+        name = None if flag is None else _flags([flag])[0].value
         return ListRoute(remote.user, _namespace(namespace), order_by, name, deleted, only_count)
 
     # --- to and from the server -----------------------------------------------------------------------
@@ -309,6 +317,7 @@ class BlobStore:
         the store is open, and from the next opening on.  What the server takes no more is ``FAILED_UPLOAD``.
 
         :raise TransferError: it is no use to go on: the server is out of reach, or does not know the user.
+        :raise KeyringError: nothing is sent before a person has seen to `Soledad.keyring_problem`.
         """
         await self._run(Scope(SENDING, _optional(namespace)), progress)
 
@@ -324,7 +333,11 @@ class BlobStore:
 
     @network_operation
     async def sync(self, namespace: str | None = None, *, progress: ProgressCallback | None = None) -> None:
-        """Note what changed on the server, then send and fetch: one namespace, or all that any device has used."""
+        """
+        Note what changed on the server, then send and fetch: one namespace, or all that any device has used.
+
+        Errors and failures as `send_missing`; what keeps it from sending keeps it not from fetching.
+        """
         await self.sync_blobs(_optional(namespace), progress)
 
     async def sync_blobs(self, only: Namespace | None = None, progress: ProgressCallback | None = None) -> None:
@@ -346,11 +359,21 @@ class BlobStore:
         return True
 
     def send(self, blob_id: str, namespace: str = DEFAULT, *, progress: ProgressCallback | None = None) -> Transfer:
-        """Send one blob now; the handle tells what becomes of it."""
+        """
+        Send one blob now; the handle tells what becomes of it.
+
+        One that is to stay here stays here: its transfer ends at once, well, with ``LOCAL_ONLY``.
+        One that this device does not know, or has deleted, fails with `BlobNotFound`; one that is deleted meanwhile,
+        with a `CancelledError`.
+        """
         return self._server().engine.start(_key(blob_id, namespace), Direction.UPLOAD, progress)
 
     def fetch(self, blob_id: str, namespace: str = DEFAULT, *, progress: ProgressCallback | None = None) -> Transfer:
-        """Fetch one blob now, of which this device knows; the handle tells what becomes of it."""
+        """
+        Fetch one blob now, of which this device knows; the handle tells what becomes of it.
+
+        It fails for blobs that are unknown here, or deleted, as `send` does; `get` asks the server for them.
+        """
         return self._server().engine.start(_key(blob_id, namespace), Direction.DOWNLOAD, progress)
 
     def transfers(self) -> builtin_list[Transfer]:
@@ -366,7 +389,7 @@ class BlobStore:
         """
         Send and fetch at most so many bytes a second, all transfers together; `None`: as fast as it goes.
 
-        :raise InvalidLimit: it is less than 1024.
+        :raise InvalidLimit: it is no whole number from 1024 on.
         """
         carrying = self._server().engine.carrying
         for limit in (up, down):
@@ -379,7 +402,7 @@ class BlobStore:
             self._remote.engine.go_on()
 
     def listen(self, call: Callable[[], object]) -> Callable[[], None]:
-        """Call ``call()`` whenever something is put or deleted; what this returns ends that."""
+        """Call ``call()`` whenever something is put, deleted or let go to the server; what this returns ends that."""
         self._listeners.append(call)
         return lambda: self._listeners.remove(call)
 
@@ -419,6 +442,22 @@ def _own(blob_id: str, namespace: str) -> BlobKey:
     if namespace == ATTACHMENTS:
         raise InvalidIdentifier("namespace of one's own", namespace)
     return _key(blob_id, namespace)
+
+
+def _priority(priority: Priority) -> Priority:
+    """:raise InvalidArgument: it is none."""
+    try:
+        return Priority(priority)
+    except ValueError:
+        raise InvalidArgument("priority", str(priority)) from None
+
+
+def _flags(flags: Iterable[Flag]) -> builtin_list[Flag]:
+    """:raise InvalidFlags: one of them is none, or they are no list."""
+    try:
+        return [Flag(flag) for flag in flags]
+    except (ValueError, TypeError) as error:
+        raise InvalidFlags(str(error)) from None
 
 
 def _optional(namespace: str | None) -> Namespace | None:

@@ -21,7 +21,7 @@ AT_A_TIME, LEAST = 0.25, 1024
 def check_limit(limit: int | None) -> None:
     """:raise InvalidLimit: nothing can go at this rate."""
     if limit is not None and (type(limit) is not int or limit < LEAST):
-        raise InvalidLimit("bytes a second")
+        raise InvalidLimit("bytes a second", LEAST)
 
 
 @define(eq=False)

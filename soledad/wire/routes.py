@@ -79,13 +79,17 @@ class BlobRoute:
             raise BadRequest(str(error)) from error
 
 
+#: Oldest first (also when none is named), the same, and newest first.
+ORDERS = ("date", "+date", "-date")
+
+
 @frozen
 class ListRoute:
     """A list of blobs: ``/blobs/{uuid}?...``; see `soledad.wire.listing` for the answer."""
 
     user: UserId
     namespace: Namespace = DEFAULT
-    #: ``date`` or ``+date`` (oldest first; also when there is none), ``-date``.
+    #: One of `ORDERS`.
     order_by: str | None = None
     filter_flag: str | None = None
     #: List tombstones instead of blobs.
@@ -130,7 +134,7 @@ class ListRoute:
             route = cls(
                 user_id(user),
                 namespace(query.get("namespace", DEFAULT)),
-                _one_of(query, "order_by", "date", "+date", "-date"),
+                _one_of(query, "order_by", *ORDERS),
                 _one_of(query, "filter_flag", "PENDING", "PROCESSING", "PROCESSED", "FAILED"),
                 _one_of(query, "deleted", "true", "false") == "true",
                 _one_of(query, "only_count", "true", "false") == "true",

@@ -17,6 +17,8 @@ from soledad.errors import (
     BlobExists,
     BlobNotFound,
     ConnectionFailed,
+    InvalidArgument,
+    InvalidFlags,
     InvalidIdentifier,
     InvalidLimit,
     NoServer,
@@ -202,9 +204,29 @@ class LocalTests(TwoDevices):
         self.fails(blobs.get("b"), BlobNotFound)
 
     def test_limit(self) -> None:
-        """A limit of next to nothing is a mistake."""
-        with self.assertRaises(InvalidLimit):
-            self.here.blobs.limit(up=10)
+        """A limit of next to nothing is a mistake, and the error says which would be none."""
+        with self.assertRaises(InvalidLimit) as caught:
+            self.here.blobs.limit(up=1023)
+        self.assertEqual(caught.exception.least, 1024)
+        self.here.blobs.limit(up=1024)
+
+    def test_arguments(self) -> None:
+        """What is no priority, no order and no flag is refused, before the server is asked."""
+        blobs: Any = self.here.blobs
+        self.put(b"data")
+        requests = self.watch_requests()
+        for call, error in (
+            (lambda: blobs.put("b", b"", priority="foo"), InvalidArgument),
+            (lambda: blobs.set_priority("a", 7), InvalidArgument),
+            (lambda: blobs.remote_list(order_by="foo"), InvalidArgument),
+            (lambda: blobs.remote_list(filter_flag="NOPE"), InvalidFlags),
+            (lambda: blobs.remote_count(filter_flag="NOPE"), InvalidFlags),
+            (lambda: blobs.set_flags("a", ["NOPE"]), InvalidFlags),
+            (lambda: blobs.set_flags("a", None), InvalidFlags),
+        ):
+            self.fails(call(), error)
+        self.assertEqual(requests, [])
+        self.assertFalse(self.now(blobs.exists("b")))
 
 
 class SyncTests(TwoDevices):
@@ -233,6 +255,15 @@ class SyncTests(TwoDevices):
         self.assertEqual(self.read(), b"mine")
         self.now(self.here.blobs.set_local_only("a", True))
         self.assertIs(self.status(), S.LOCAL_ONLY)
+
+    def test_local_only_by_name(self) -> None:
+        """It is not sent when it is asked for by its name, either."""
+        self.put(b"mine", local_only=True)
+        requests = self.watch_requests()
+        self.assertIs(self.now(self.here.blobs.send("a").done), S.LOCAL_ONLY)
+        self.assertEqual(requests, [])
+        self.assertEqual(self.here.blobs.transfers(), [])
+        self.assertEqual(self.now(self.here.blobs.remote_count()), 0)
 
     def test_asked_for(self) -> None:
         """One that is only on the server is fetched when it is asked for, known here or not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -13,15 +14,17 @@ from soledad.client.remote.blobs import RemoteBlobs
 from soledad.client.remote.uploads import RemoteUploads
 from soledad.client.sync.blobs import FETCHING
 from soledad.client.sync.carrying import Carrying
-from soledad.client.sync.engine import Engine, Run
+from soledad.client.sync.engine import TRANSFERS, Engine, Run
 from soledad.client.transfers import Transfer, TransferState
 from soledad.crypto.container import Context, KeyMaterial, seal
 from soledad.deferreds import outlasting
 from soledad.errors import (
     AuthenticationFailed,
     BlobExists,
+    BlobNotFound,
     ConnectionFailed,
     InvalidLimit,
+    MalformedKeyring,
     RetriableTransferError,
     ServerFailed,
     StorageFailed,
@@ -31,11 +34,12 @@ from soledad.errors import (
 )
 from soledad.model.attachment import Pointer
 from soledad.model.blob import BlobKey, Priority, SyncStatus
-from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId
+from soledad.model.ids import ATTACHMENTS, DEFAULT, BlobId, UserId
 from soledad.model.transfer import Direction, Queued
+from soledad.server.keyrings import Keyrings
 from soledad.streams import BytesProducer
 from soledad.wire.container import Purpose
-from tests.client.test_blob_store import INLINE, TwoDevices, noise
+from tests.client.test_blob_store import ALICE, INLINE, TwoDevices, noise
 from tests.client.test_blobs import bytes_carried, steps
 from tests.workers import HeldWorker
 
@@ -383,6 +387,61 @@ class QuotaTests(EngineCase):
         self.assertIs(self.status("big"), S.SYNCED)
 
 
+class KeyringTests(EngineCase):
+    """A server whose keyring is not ours: other devices could not read what is sent."""
+
+    def setUp(self) -> None:
+        """Let blobs of all sizes wait to go, and to come, and the server show rubbish."""
+        super().setUp()
+        for number, size in enumerate((1000, 1000, MEDIUM, LARGE)):
+            self.put(noise(size, number), f"theirs-{number}", self.there)
+        self.sync(self.there)
+        keyrings, user = Keyrings(self.server._accounts.database), UserId(ALICE)
+        self.good, etag = self.now(keyrings.read_keyring(user))
+        self.now(keyrings.write_keyring(user, b"rubbish", etag))
+        self.mend = lambda: self.now(keyrings.write_keyring(user, self.good, sha256(b"rubbish").hexdigest()))
+        self.reopen_here()
+        # All of these are to go before anything comes.
+        for number, size in enumerate((1000, 1000, *[MEDIUM] * 10, LARGE)):
+            self.put(noise(size, number), f"ours-{number}", priority=Priority.URGENT)
+        self.requests = self.watch_requests()
+
+    def test_told(self) -> None:
+        """Nothing is sent, which is told; what is on the server comes all the same."""
+        self.fails(self.here.blobs.sync(), MalformedKeyring)
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.PENDING_UPLOAD: 13, S.SYNCED: 4})
+        self.assertEqual([request for request in self.requests if request.split()[0] in ("PUT", "PATCH")], [])
+        self.assertEqual(self.now(self.here.blobs.remote_count()), 4)
+        self.assertIn("MalformedKeyring", str(self.reason("ours-0")))
+        self.fails(self.here.blobs.send("ours-0").done, MalformedKeyring)
+
+    def test_only_one_way(self) -> None:
+        """Who wants to send only, hears it at once; who wants to fetch only, does not hear of it."""
+        self.fails(self.here.blobs.send_missing(), MalformedKeyring)
+        # One for each of those that went at the same time.
+        self.assertLessEqual(len(self.requests), TRANSFERS)
+        self.now(self.here.blobs.fetch_missing())
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.PENDING_UPLOAD: 13, S.SYNCED: 4})
+
+    def test_later(self) -> None:
+        """It is looked at again from time to time, and when all is well, all goes by itself."""
+        self.fails(self.here.blobs.sync(), MalformedKeyring)
+        del self.requests[:]
+        for _ in range(60):
+            self.advance(60)
+        self.assertTrue(1 < len(self.requests) < 100, len(self.requests))
+        self.mend()
+        self.advance(3600)
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 17})
+
+    def test_mended(self) -> None:
+        """When all is well, the next call sends all."""
+        self.fails(self.here.blobs.sync(), MalformedKeyring)
+        self.mend()
+        self.now(self.here.blobs.send_missing())
+        self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 17})
+
+
 class VerificationTests(EngineCase):
     """What comes is verified, and what fails that too often is given up."""
 
@@ -581,6 +640,40 @@ class HandleTests(EngineCase):
         self.server.disconnect()
         self.fails(self.here.blobs.send("a").done, ConnectionFailed)
 
+    def held_download(self) -> Transfer:
+        """Return a transfer to the other device, which is held."""
+        self.put(noise(LARGE))
+        self.sync(self.here)
+        self.now(Deferred.fromCoroutine(self.there.blobs._server().changes.refresh(DEFAULT)))
+        self.server.stall()
+        transfer = self.there.blobs.fetch("a")
+        transfer.pause()
+        self.server.heal()
+        return transfer
+
+    def test_unknown(self) -> None:
+        """There is none of a blob that this device does not know, or has deleted; nothing is asked for it."""
+        self.put(noise(LARGE))
+        self.sync(self.here)
+        self.now(self.here.blobs.delete("a"))
+        requests = self.watch_requests()
+        for blob_id in ("a", "nowhere"):
+            for start in (self.here.blobs.send, self.here.blobs.fetch):
+                transfer = start(blob_id)
+                self.fails(transfer.done, BlobNotFound)
+                self.assertIs(transfer.state, TransferState.ENDED)
+        self.assertEqual(requests, [])
+        self.assertEqual(self.here.blobs.transfers(), [])
+
+    def test_gone_meanwhile(self) -> None:
+        """One that is held while its blob is deleted elsewhere finds that there is none."""
+        transfer = self.held_download()
+        self.now(self.here.blobs.delete("a"))
+        self.sync()
+        self.assertNoResult(done := transfer.done)
+        transfer.resume()
+        self.fails(done, BlobNotFound)
+
     def test_paused(self) -> None:
         """A transfer that is paused gives up its connection, waits, and goes on where it was."""
         self.put(noise(LARGE))
@@ -654,13 +747,7 @@ class HandleTests(EngineCase):
 
     def test_paused_and_asked_for(self) -> None:
         """Whoever asks for the blob itself does not wait either, and ends what was held."""
-        self.put(noise(LARGE))
-        self.sync(self.here)
-        self.now(Deferred.fromCoroutine(self.there.blobs._server().changes.refresh(DEFAULT)))
-        self.server.stall()
-        transfer = self.there.blobs.fetch("a")
-        transfer.pause()
-        self.server.heal()
+        transfer = self.held_download()
         self.assertEqual(self.read(), noise(LARGE))
         self.fails(transfer.done, CancelledError)
         self.assertEqual(self.there.blobs.transfers(), [])

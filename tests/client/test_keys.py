@@ -291,7 +291,7 @@ class HostileTests(Case):
             (b"rubbish", MalformedKeyring),
             (bytes(2**20), MalformedKeyring),
             (good.encode()[:-1], MalformedKeyring),
-            (evolve(good, body=good.body[:-1] + b"\0").encode(), MalformedKeyring),
+            (evolve(good, body=good.body[:-1] + bytes((good.body[-1] ^ 1,))).encode(), MalformedKeyring),
             (evolve(good, slots=(*good.slots, added)).encode(), MalformedKeyring),
             (foreign.encode(), WrongPassphrase),
             (swapped.encode(), MalformedKeyring),

@@ -105,7 +105,7 @@ class ServerConnection:
         body: IBodyProducer | None = None,
         known: Mapping[str, Any] | None = None,
         unchanged: bool = False,
-        is_keyring: bool = False,
+        at_once: bool = False,
     ) -> Answer:
         """
         Send a request; return the answer once its head is there.  Its body has to be taken or abandoned.
@@ -113,11 +113,12 @@ class ServerConnection:
         :param path: path and query, below the URL.
         :param known: what the request is about, for the fields of errors.
         :param unchanged: that nothing changed (304) is an answer too.
+        :param at_once: `before_writing` is not for it: it is the keyring itself, or nothing that the server is to keep.
         :raise SoledadError: what the server says, if it is not a success.
         """
         if body is not None and body.length is UNKNOWN_LENGTH:
             raise LengthRequired()
-        if method in _WRITING and not is_keyring and self.before_writing is not None:
+        if method in _WRITING and not at_once and self.before_writing is not None:
             await self.before_writing()
         try:
             response = await self._client.request(

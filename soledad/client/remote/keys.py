@@ -39,7 +39,7 @@ class RemoteKeys:
             raise TooLarge(KEYRING_LIMIT)
         condition = {"If-None-Match": "*"} if replaced is None else {"If-Match": f'"{replaced.hex()}"'}
         body = BytesProducer(data)
-        answer, _ = await self._server.ask("PUT", self._path, headers=condition, body=body, is_keyring=True)
+        answer, _ = await self._server.ask("PUT", self._path, headers=condition, body=body, at_once=True)
         answer.expect(201 if replaced is None else 204)
 
     @property

@@ -84,7 +84,7 @@ class RemoteStream:
         _check(len(wanted), sum(length for _, length in wanted))
         body = frame(Kind.LIST, encode_ids([blob_id for blob_id, _ in wanted])) + END
         path = StreamRoute(self._server.user, "download", namespace).path
-        answer = await self._server.request("POST", path, body=BytesProducer(body))
+        answer = await self._server.request("POST", path, body=BytesProducer(body), at_once=True)
         arrivals = _Arrivals(wanted, namespace)
         await answer.stream(arrivals, arrivals.limit)
         answer.expect(200)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from attrs import define, field
+from attrs import define, evolve, field
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -17,12 +17,19 @@ from twisted.python.failure import Failure
 
 from soledad.client.interfaces import IBlobQueue, Scope
 from soledad.client.operations import Operations
-from soledad.client.sync.blobs import ALL, BATCH_LENGTH, enough, next_work
+from soledad.client.sync.blobs import ALL, BATCH_LENGTH, FETCHING, SENDING, enough, next_work
 from soledad.client.sync.carrying import Carrying
-from soledad.client.sync.retry import IN_A_ROW, LATE, SOON, Remedy, reason_of, remedy
+from soledad.client.sync.retry import IN_A_ROW, LATE, SOON, Backoff, Remedy, reason_of, remedy
 from soledad.client.transfers import Hands, Holder, Transfer, TransferState, silently
 from soledad.deferreds import Serial, SerialByKey, Worker, completed, deferred, gather, unawaited
-from soledad.errors import RetriableTransferError, SoledadError, StorageFailed, StorageFull, StoreClosed
+from soledad.errors import (
+    BlobNotFound,
+    RetriableTransferError,
+    SoledadError,
+    StorageFailed,
+    StorageFull,
+    StoreClosed,
+)
 from soledad.model.blob import BlobKey, SyncEvent, SyncStatus
 from soledad.model.transfer import Direction, Queued
 from soledad.streams import Progress
@@ -45,6 +52,8 @@ class Run:
     #: Nothing is left, or it is no use to go on.
     over: bool = field(default=False, init=False)
     error: SoledadError | None = field(default=None, init=False)
+    #: Why nothing more is sent.
+    unsent: SoledadError | None = field(default=None, init=False)
     _in_a_row: int = field(default=0, init=False)
     _good: int = field(default=0, init=False)
     _last: RetriableTransferError | None = field(default=None, init=False)
@@ -57,9 +66,9 @@ class Run:
         self._good += 1
 
     @property
-    def was_in_vain(self) -> RetriableTransferError | None:
-        """The last failure, if nothing at all went well."""
-        return None if self._good else self._last
+    def was_in_vain(self) -> SoledadError | None:
+        """Why nothing was sent, or else the last failure, if nothing at all went well."""
+        return self.unsent or (None if self._good else self._last)
 
     def failed(self, error: SoledadError, direction: Direction, keys: Iterable[BlobKey]) -> None:
         """Note a failure: some concern all transfers, and others do so when they come one after the other."""
@@ -68,7 +77,10 @@ class Run:
         if isinstance(error, RetriableTransferError):
             self._in_a_row += 1
             self._last = error
-        if remedy(error, direction) is Remedy.STOP or self._in_a_row >= IN_A_ROW:
+        remedied = remedy(error, direction)
+        if remedied is Remedy.SEND_NO_MORE:
+            self.unsent, self.scope = error, evolve(self.scope, directions=self.scope.directions & FETCHING)
+        if remedied is Remedy.STOP or self._in_a_row >= IN_A_ROW:
             self.error, self.over = error, True
 
 
@@ -105,6 +117,7 @@ class Engine(Holder):
         Ask for all transfers of a scope, and carry out what can be; what fails for now is tried again by itself.
 
         :raise TransferError: it is no use to go on: the server is out of reach, or does not know the user.
+        :raise KeyringError: nothing can be sent before a person acts; what was to come was tried.
         """
         progress.total = await self._queue.ask(scope, self._clock.seconds())
         await self._work(Run(scope, progress))
@@ -195,19 +208,26 @@ class Engine(Holder):
         return [transfer for transfer in running if run.scope.includes(transfer.key, transfer.direction)]
 
     async def _conclude(self, run: Run) -> None:
-        if run.error is None:
+        if run.unsent is not None:
+            await self._put_off(Scope(SENDING, run.scope.namespace), LATE, run.unsent)
+        elif run.error is None:
             self._vain = 0
+        if run.error is None:
             self._stuck = self._stuck + 1 if run.stuck else 0
             await self._schedule(LATE.pause(self._stuck - 1, self._chance()) if run.stuck else _LEAST_PAUSE)
             if run.was_in_vain is not None:
                 raise run.was_in_vain
             return
         if isinstance(run.error, RetriableTransferError):
-            until = self._clock.seconds() + SOON.pause(self._vain, self._chance())
-            self._vain += 1
-            await self._queue.postpone_all(run.scope, until, reason_of(run.error))
+            await self._put_off(run.scope, SOON, run.error)
             await self._schedule()
         raise run.error
+
+    async def _put_off(self, scope: Scope, backoff: Backoff, error: SoledadError) -> None:
+        """Let all transfers of a scope wait, the longer the more often this was in vain."""
+        until = self._clock.seconds() + backoff.pause(self._vain, self._chance())
+        self._vain += 1
+        await self._queue.postpone_all(scope, until, reason_of(error))
 
     async def _lane(self, run: Run) -> None:
         """Take one piece of work after the other."""
@@ -238,6 +258,8 @@ class Engine(Holder):
 
     async def _due(self, run: Run, limit: int) -> tuple[list[Queued], bool]:
         """Return what is to go first, and whether that is all."""
+        if not run.scope.directions:
+            return [], True
         rows = await self._queue.due(run.scope, self._clock.seconds(), limit)
         return rows, len(rows) < limit
 
@@ -378,10 +400,9 @@ class Engine(Holder):
 
         async def go_on() -> None:
             row = await self._queue.look_up(transfer.key)
-            if row is None:
-                self._finished(transfer.key, transfer, CancelledError())
-            else:
-                await self._one(row, transfer)
+            if row is None or row.status is SyncStatus.PENDING_DELETE:
+                raise BlobNotFound(transfer.blob_id, transfer.namespace)
+            await self._one(row, transfer)
 
         self._transfers.setdefault(transfer.key, transfer)
         turn = transfer.turn
@@ -419,5 +440,5 @@ class Engine(Holder):
 def _is_done(row: Queued, direction: Direction) -> bool:
     """Tell whether there is nothing to do any more."""
     if direction is Direction.UPLOAD:
-        return row.status in (SyncStatus.SYNCED, SyncStatus.REMOTE)
+        return row.status in (SyncStatus.SYNCED, SyncStatus.REMOTE, SyncStatus.LOCAL_ONLY)
     return row.status.is_local if direction is Direction.DOWNLOAD else False

@@ -16,6 +16,7 @@ from soledad.errors import (
     CryptoError,
     Forbidden,
     InsecureServer,
+    KeyringError,
     NoServer,
     QuotaExceeded,
     SoledadError,
@@ -49,6 +50,8 @@ class Remedy(Enum):
     VERIFY = "VERIFY"
     #: The server takes it no more.
     GIVE_UP = "GIVE_UP"
+    #: Nothing else that is to be sent would go better, what is to come may: tell the application after that.
+    SEND_NO_MORE = "SEND_NO_MORE"
     #: Nothing else would go better: tell the application.
     STOP = "STOP"
 
@@ -61,6 +64,9 @@ def remedy(error: SoledadError, direction: Direction) -> Remedy:
     """Say what to do about an error."""
     if isinstance(error, _STOP):
         return Remedy.STOP
+    if isinstance(error, KeyringError):
+        # Other devices could not read it.
+        return Remedy.SEND_NO_MORE
     if isinstance(error, _LATER):
         return Remedy.LATER
     if direction is Direction.DOWNLOAD:
@@ -103,7 +109,7 @@ LATE = Backoff(60.0, 60 * 60.0)
 
 def pause_after(error: SoledadError, direction: Direction, attempts: int, chance: float) -> float:
     """Return how long (seconds) a transfer that failed is to wait."""
-    backoff = LATE if remedy(error, direction) is Remedy.LATER else SOON
+    backoff = LATE if remedy(error, direction) in (Remedy.LATER, Remedy.SEND_NO_MORE) else SOON
     return backoff.pause(attempts, chance)
 
 

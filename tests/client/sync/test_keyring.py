@@ -223,6 +223,33 @@ class KeyringTests(KeyringCase):
         self.now(two.set_tamper_policy(TamperPolicy.REFUSE))
         self.fails(two.sync(), TamperingDetected)
 
+    def test_policies_and_blobs(self) -> None:
+        """With the stricter policies a sync that fails stops before the blobs; these go on by a sync of their own."""
+        for number, policy in enumerate((TamperPolicy.READ_ONLY, TamperPolicy.REFUSE)):
+            blob_id = str(number)
+            two = self.device()
+            self.now(two.set_tamper_policy(policy))
+            old = self.on_server()
+            self.now(self.one.rotate_root())
+            self.put(self.one, blob_id, {"n": 1})
+            self.now(self.one.blobs.put(blob_id, b"data"))
+            self.sync(self.one, two)
+            self.now(self.one.blobs.put(f"{blob_id}-late", b"late"))
+            self.now(self.one.blobs.sync())
+            self.now(two.blobs.put(f"{blob_id}-mine", b"mine"))
+            self.put_back(old)
+            two = self.reopen(two)
+            for _ in range(2):
+                self.fails(two.sync(), TamperingDetected)
+            self.assertFalse(self.now(two.blobs.exists(f"{blob_id}-late")))
+            there = self.now(self.one.blobs.remote_list())
+            self.assertNotIn(f"{blob_id}-mine", [info.blob_id for info in there])
+            self.now(two.blobs.sync())
+            self.assertEqual(self.now(two.blobs.get(f"{blob_id}-late")).read(), b"late")
+            self.now(self.one.blobs.sync())
+            self.assertEqual(self.now(self.one.blobs.get(f"{blob_id}-mine")).read(), b"mine")
+            self.now(self.one.accept_server_restore())
+
     def test_restored(self) -> None:
         """Who says that the server was restored puts the newer keyring there."""
         old = self.on_server()
@@ -323,6 +350,19 @@ class FollowTests(KeyringCase):
         self.now(self.one.blobs.put("b", b"others"))
         self.assertEqual(self.now(self.one.blobs.remote_count()), 0)
         self.assertEqual(self.one.blobs._listeners, [])
+
+    def test_let_go(self) -> None:
+        """A blob that was to stay here goes as soon as it may."""
+        two = self.device()
+        followings = [self.follow(store) for store in (self.one, two)]
+        self.now(self.one.blobs.put("b", b"bytes", local_only=True))
+        self.pass_time(self.one, two)
+        self.assertFalse(self.now(two.blobs.exists("b")))
+        self.now(self.one.blobs.set_local_only("b", False))
+        self.pass_time(self.one, two)
+        self.assertEqual(self.now(two.blobs.get("b")).read(), b"bytes")
+        for following in followings:
+            self.stopped(following.stop())
 
     def test_reconnects(self) -> None:
         """After an interruption it goes on."""

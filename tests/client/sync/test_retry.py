@@ -20,6 +20,9 @@ CASES: tuple[tuple[e.SoledadError, Remedy, Remedy, Remedy], ...] = (
     (e.Unauthorized(), R.STOP, R.STOP, R.STOP),
     (e.Forbidden(), R.STOP, R.STOP, R.STOP),
     (e.InsecureServer(), R.STOP, R.STOP, R.STOP),
+    (e.KeyringChanged(), R.SEND_NO_MORE, R.SEND_NO_MORE, R.SEND_NO_MORE),
+    (e.KeyringRolledBack(1, 2), R.SEND_NO_MORE, R.SEND_NO_MORE, R.SEND_NO_MORE),
+    (e.MalformedKeyring("magic"), R.SEND_NO_MORE, R.SEND_NO_MORE, R.SEND_NO_MORE),
     (e.QuotaExceeded(), R.LATER, R.LATER, R.LATER),
     (e.StorageFull(), R.LATER, R.LATER, R.LATER),
     (e.StorageFailed(), R.LATER, R.LATER, R.LATER),
@@ -48,7 +51,8 @@ class RemedyTests(SynchronousTestCase):
     def test_pauses(self) -> None:
         """What takes somebody to change something waits for longer."""
         self.assertEqual(pause_after(e.ConnectionFailed(), UP, 0, 1.0), SOON.first)
-        self.assertEqual(pause_after(e.QuotaExceeded(), UP, 0, 1.0), LATE.first)
+        for error in (e.QuotaExceeded(), e.KeyringChanged()):
+            self.assertEqual(pause_after(error, UP, 0, 1.0), LATE.first)
 
     def test_reason(self) -> None:
         """What is kept names the error, and is not long."""
