@@ -434,6 +434,20 @@ class KeyringTests(EngineCase):
         self.advance(3600)
         self.assertEqual(self.now(self.here.blobs.sync_progress()), {S.SYNCED: 17})
 
+    def test_deleted(self) -> None:
+        """A tombstone is something that is sent, too."""
+        self.now(self.here.blobs.fetch_missing())
+        # Nothing else is to be sent.
+        for number in range(13):
+            self.now(self.here.blobs.delete(f"ours-{number}"))
+        self.now(self.here.blobs.delete("theirs-0"))
+        self.fails(self.here.blobs.sync(), MalformedKeyring)
+        self.assertEqual(self.now(self.here.blobs.remote_count()), 4)
+        self.assertEqual(self.now(self.here.blobs.sync_progress())[S.PENDING_DELETE], 1)
+        self.mend()
+        self.now(self.here.blobs.sync())
+        self.assertEqual(self.now(self.here.blobs.remote_count()), 3)
+
     def test_mended(self) -> None:
         """When all is well, the next call sends all."""
         self.fails(self.here.blobs.sync(), MalformedKeyring)

@@ -118,7 +118,9 @@ class ServerConnection:
         """
         if body is not None and body.length is UNKNOWN_LENGTH:
             raise LengthRequired()
-        if method in _WRITING and not at_once and self.before_writing is not None:
+        # What is deleted leaves a sealed tombstone, too.
+        writes = method in _WRITING or body is not None
+        if writes and not at_once and self.before_writing is not None:
             await self.before_writing()
         try:
             response = await self._client.request(
