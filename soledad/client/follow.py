@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from attrs import define, field
@@ -156,10 +155,13 @@ class Following:
             stopped = True
             syncing.cancel()
 
-        with suppress(CancelledError):
+        try:
             await outlasting(syncing, stop)
+        except Exception as error:
+            if not stopped and not isinstance(error, CancelledError):
+                raise
         if stopped:
-            # However it ended: perhaps it was done before it heard of it.
+            # However it ended: perhaps it was done, or failed, before it heard of it.
             raise CancelledError()
 
     async def _until_news(self) -> None:

@@ -72,6 +72,7 @@ class FollowingTests(SynchronousTestCase):
         self.syncs: list[Deferred[Any]] = []
         self.known: Heads | None = None
         self.has_unsent = True
+        self.end_of_stopped: Exception = CancelledError()
         self.follow()
 
     def follow(self) -> Following:
@@ -84,7 +85,7 @@ class FollowingTests(SynchronousTestCase):
 
     def sync(self) -> Deferred[Any]:
         """Begin a sync."""
-        self.syncs.append(Deferred())
+        self.syncs.append(Deferred(lambda syncing: syncing.errback(self.end_of_stopped)))
         return self.syncs[-1]
 
     def unsent(self) -> Deferred[bool]:
@@ -242,6 +243,12 @@ class FollowingTests(SynchronousTestCase):
             self.successResultOf(following.stop())
             self.successResultOf(following.stop())
         self.successResultOf(self.follow().stop())
+
+    def test_failed_when_stopped(self) -> None:
+        """A sync that fails when it is stopped does not keep it going."""
+        self.end_of_stopped = ConnectionFailed()
+        self.clock.advance(GATHER)
+        self.successResultOf(self.following.stop())
 
     def tearDown(self) -> None:
         """Nothing is left on the clock."""

@@ -613,12 +613,13 @@ class Exchange:
     async def _send(self, pending: Pending) -> PushPlan | None:
         """Send a push; return what the next one is to be, which was planned meanwhile."""
         sending = self._parts.remote.push(pending.push, pending.tag, pending.follows)
+        # Taken, as what was awaited once, and ended, must not be awaited again.
+        planning, self._planning = self._planning, succeed(None)
         try:
-            plan = await self._planning
+            plan = await planning
         except BaseException:
             await abandoned(sending)
             raise
-        self._planning = succeed(None)
         try:
             cursor = await sending
         except QuotaExceeded:

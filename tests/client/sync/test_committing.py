@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from soledad import Soledad
+from soledad.client.local.journal import LocalJournal
 from soledad.client.sync.committing import Committing, abandoned
 from soledad.crypto.record import RecordNames, RecordOpener
 from soledad.deferreds import Outlasting, deferred, unawaited
@@ -293,6 +294,14 @@ class MeanwhileTests(DevicesTestCase):
         self.sync(two)
         self.assertEqual([self.content(two, doc_id)["n"] for doc_id in "abc"], ["a", "b", "c"])
         self.assert_well(self.one, two)
+
+    def test_stopped_while_planning(self) -> None:
+        """A sync that is stopped while the next push is planned ends as one that was stopped."""
+        self.patch(LocalJournal, "outgoing_behind", lambda *arguments: Deferred())
+        syncing = self.one.sync()
+        self.assertNoResult(syncing)
+        self.now(self.one.stop_sync())
+        self.failureResultOf(syncing, CancelledError)
 
 
 def _given(work: Deferred[None], tell: Callable[[], None]) -> Deferred[None]:
